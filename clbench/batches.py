@@ -1,0 +1,135 @@
+"""Text to tensors: tokenise once, shorten the passage and keep the closing "Answer:", bucket by length, collate."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ClbenchError
+from .streams import Example
+
+IGNORED = -100  # the label that the loss does not count
+BUCKET = 16  # batches that are sorted by length together, within a shuffled epoch
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids, both sequences closed by the end token."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded tensors on the device: `input_ids`, `attention_mask` (batch, input), `labels` (batch, target).
+
+    `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    share: float = 1.0
+
+
+@dataclass
+class Encoder:
+    """Turn examples into token ids; each example is tokenised once in the encoder's life."""
+
+    tokenizer: Any
+    max_input: int
+    max_target: int
+    _known: dict[Example, Encoded] = field(default_factory=dict, repr=False)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Return the examples as token ids, in order.
+
+        Raises:
+            ClbenchError: an instruction alone does not fit into `max_input`.
+        """
+        new = list({example: None for example in examples if example not in self._known})
+        if new:
+            prompts = self.tokenizer([example.prompt for example in new], return_offsets_mapping=True)
+            targets = self.tokenizer([example.target for example in new])["input_ids"]
+            for example, ids, offsets, target in zip(
+                new, prompts["input_ids"], prompts["offset_mapping"], targets, strict=True
+            ):
+                self._known[example] = Encoded(
+                    shorten(ids, offsets, example, self.max_input), shorten_target(target, self.max_target)
+                )
+        return [self._known[example] for example in examples]
+
+
+def shorten(ids: list[int], offsets: Sequence[tuple[int, int]], example: Example, most: int) -> list[int]:
+    """Return at most `most` ids of a prompt: tokens are cut from the middle of the passage, nowhere else.
+
+    Args:
+        offsets: each token's first and last character in `example.prompt`; (0, 0) for a special token.
+
+    Raises:
+        ClbenchError: the rest of the prompt alone is longer than `most`.
+    """
+    surplus = len(ids) - most
+    if surplus <= 0:
+        return ids
+    first = len(example.instruction) + 1
+    last = first + len(example.passage)
+    passage = [index for index, (start, end) in enumerate(offsets) if start < end and first <= start and end <= last]
+    if len(passage) < surplus:
+        raise ClbenchError(
+            f"max_input {most} is too short: the instruction '{example.instruction[:60]}...' alone "
+            f"takes {len(ids) - len(passage)} tokens"
+        )
+    begin = passage[(len(passage) - surplus) // 2]
+    return ids[:begin] + ids[begin + surplus :]
+
+
+def shorten_target(ids: list[int], most: int) -> list[int]:
+    """Return at most `most` ids of a target, the last of them still the end token."""
+    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+
+def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    """Return one epoch: every index once, in batches of similar length, in random order."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    window = batch_size * BUCKET
+    batches: list[list[int]] = []
+    for begin in range(0, len(order), window):
+        bucket = sorted(order[begin : begin + window], key=lambda index: lengths[index])
+        batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield every index once, in batches, the longest first, so that batches hold little padding."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for begin in range(0, len(order), batch_size):
+        yield order[begin : begin + batch_size]
+
+
+def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device, share: float = 1.0) -> Batch:
+    """Return the rows as one padded batch on the device."""
+    inputs = pad([row.input_ids for row in rows], pad_id)
+    mask = pad([[1] * len(row.input_ids) for row in rows], 0)
+    labels = pad([row.labels for row in rows], IGNORED)
+    inputs, mask, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, mask, labels))
+    return Batch(inputs, mask, labels, share)
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """Return the rows as one (rows, longest) tensor of int64, filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+
+
+def accumulation_group(
+    rows: Sequence[Encoded], micro_batch: int | None, pad_id: int, device: torch.device
+) -> list[Batch]:
+    """Return the micro-batches of one optimizer step; their shares add up to 1."""
+    size = micro_batch or len(rows)
+    tokens = sum(len(row.labels) for row in rows)
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [collate(part, pad_id, device, sum(len(row.labels) for row in part) / tokens) for part in parts]

@@ -1,0 +1,299 @@
+"""The command line. Torch is imported only inside the commands that train."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+from .errors import ClbenchError, unknown
+from .options import Option, list_options
+from .settings import Settings, resolve_settings
+from .streams import Stream, find_stream, known_streams, task_specs
+
+if TYPE_CHECKING:
+    from .discovery import Method, Plugins
+
+RESULTS = "results"
+_NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
+
+
+class Command(click.Group):
+    """A group whose commands end in one line and exit code 2 on a user's error, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClbenchError as error:
+            if ctx.params.get("traceback"):
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command goes on after the last finished task", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="clbench")
+@click.option("--traceback", is_flag=True, help="On an error, show the Python traceback.")
+def main(traceback: bool) -> None:
+    """Run and compare continual-learning methods on language models."""
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option per setting; unset ones are None."""
+    for name, option in reversed(list_options(Settings).items()):
+        if name not in _NAMED_OTHERWISE:
+            flag = f"--{name.replace('_', '-')}"
+            shown = f"{option.meaning} [default: {option.default}; a preset may say otherwise]"
+            command = click.option(flag, name, metavar=_metavar(option), help=shown)(command)
+    return command
+
+
+def _metavar(option: Option) -> str:
+    return "|".join(option.choices) if option.choices else option.type.__name__.upper()
+
+
+def plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--plugin FILE.py`, repeatable."""
+    return click.option(
+        "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin file; repeatable."
+    )(command)
+
+
+def results_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--results DIR`."""
+    return click.option(
+        "--results", type=click.Path(path_type=Path), default=Path(RESULTS), help="Folder of the records. [results]"
+    )(command)
+
+
+@main.command()
+@click.option("--method", "method_name", required=True, help="The method's name (`clbench methods`).")
+@click.option("--order", help="The paper's order number, 1-6; several separated by commas.")
+@click.option("--stream", help="A stream's name, as long:1, or task names separated by commas. [long:1]")
+@click.option("--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable.")
+@click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
+@click.option("--seeds", default="1", help="How many seeds to run (3), or which (1,2,5). [1]")
+@plugin_option
+@results_option
+@click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
+@click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
+@setting_options
+def run(
+    method_name: str,
+    order: str | None,
+    stream: str | None,
+    given: tuple[str, ...],
+    preset: str | None,
+    seeds: str,
+    plugins: tuple[Path, ...],
+    results: Path,
+    force: bool,
+    save_adapter: bool,
+    **settings: str | None,
+) -> None:
+    """Run one method on one or several streams and print the leaderboard."""
+    streams = choose_streams(order, stream)
+    values = {name: value for name, value in settings.items() if value is not None}
+    plans = [
+        (one, resolve_settings({**values, "stream": one.name, "seed": seed}, preset))
+        for one in streams
+        for seed in parse_seeds(seeds)
+    ]
+    console = Console()
+    for one in streams:
+        console.print(f"Stream {one}", highlight=False)
+    with console.status("loading the plugins"):
+        from .discovery import find_plugins
+
+        found = find_plugins(plugins)
+    method = found.method(method_name)
+    options = method.resolve_options(parse_assignments(given))
+    run_all(console, plans, found, method, options, results, force, save_adapter)
+    show_leaderboard(console, results, streams[0].family if len({s.family for s in streams}) == 1 else None)
+
+
+def run_all(
+    console: Console,
+    plans: list[tuple[Stream, Settings]],
+    plugins: Plugins,
+    method: Method,
+    options: Mapping[str, Any],
+    results: Path,
+    force: bool,
+    save_adapter: bool,
+) -> None:
+    """Run the plans one after another in this process; finished ones are skipped unless `force`."""
+    from .backbone import load_backbone
+    from .progress import ProgressDisplay, summarise
+    from .protocol import execute_run, run_files
+    from .sources import load_tasks
+    from .store import read_record
+
+    backbone = None
+    for stream, settings in plans:
+        tasks = load_tasks(settings.data, stream, settings.limit_train, settings.limit_test, settings.seed)
+        files = run_files(results, settings, method, options, tasks)
+        wanted = files.record.exists() and (files.adapter.exists() or not save_adapter)
+        if wanted and not force:
+            console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
+            continue
+        if force:
+            files.checkpoint.unlink(missing_ok=True)
+        if backbone is None:
+            with console.status(f"loading backbone {settings.backbone}"):
+                backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
+        display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
+        record = execute_run(
+            settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter
+        )
+        console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+
+
+def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
+    """Return the streams that `--order` or `--stream` asks for; the default is order 4.
+
+    Raises:
+        ClbenchError: both are given and differ, or one is unknown.
+    """
+    by_order = {str(known.order): known for known in known_streams().values()}
+    for number in (order or "").split(",") if order else []:
+        if number.strip() not in by_order:
+            raise unknown("order", number.strip(), by_order)
+    if order is None:
+        return [find_stream(stream or Settings.stream)]
+    chosen = [by_order[number.strip()] for number in order.split(",")]
+    if stream is not None and [find_stream(stream)] != chosen:
+        raise ClbenchError(f"--order {order} is {', '.join(s.name for s in chosen)}, not --stream {stream}; give one")
+    return chosen
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of '3' (1, 2, 3) or '1,5,7'.
+
+    Raises:
+        ClbenchError: the text is neither a number above zero nor a list of distinct numbers.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if "," in text and numbers and len(set(numbers)) == len(numbers) and min(numbers) >= 0:
+        return numbers
+    if "," not in text and numbers and numbers[0] >= 1:
+        return list(range(1, numbers[0] + 1))
+    raise ClbenchError(f"--seeds takes how many (3) or which (1,2,5; a single one as '7,'), not '{text}'")
+
+
+def parse_assignments(given: tuple[str, ...]) -> dict[str, str]:
+    """Return `--set` texts as a dict.
+
+    Raises:
+        ClbenchError: a text has no '=', or an option is set twice.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ClbenchError(f"--set takes OPTION=VALUE, not '{text}'")
+        if name.strip() in values:
+            raise ClbenchError(f"--set {name.strip()} is given twice")
+        values[name.strip()] = value
+    return values
+
+
+@main.command()
+@click.argument("name", required=False)
+@plugin_option
+def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
+    """List the methods, or the options of one method."""
+    from .discovery import find_plugins
+
+    found = find_plugins(plugins)
+    console = Console()
+    if name is None:
+        table = Table("Method", "What it does", "From")
+        for method in found.methods.values():
+            table.add_row(method.name, method.summary, method.origin)
+    else:
+        method = found.method(name)
+        console.print(f"{method.name}: {method.summary}", highlight=False)
+        table = Table("Option", "Type", "Default", "Meaning")
+        if method.variants:
+            table.add_row(
+                "variant", "|".join(method.variants), next(iter(method.variants)), "a named set of the options below"
+            )
+        for option in method.options.values():
+            table.add_row(option.name, option.type_name, str(option.default), option.meaning)
+        if not table.row_count:
+            table.add_row("(none)")
+    console.print(table)
+
+
+@main.command()
+def streams() -> None:
+    """List the streams and the tasks."""
+    console = Console()
+    table = Table("Stream", "Order", "Tasks")
+    for stream in known_streams().values():
+        table.add_row(stream.name, str(stream.order), " > ".join(stream.tasks))
+    console.print(table)
+    table = Table("Task", "Labels", "Metric", "Version")
+    for spec in task_specs().values():
+        table.add_row(spec.name, ", ".join(spec.labels), spec.metric, str(spec.version))
+    console.print(table)
+
+
+@main.command()
+@results_option
+@click.option("--stream", help="Keep one stream (long:1) or family (long).")
+@click.option("--format", "style", type=click.Choice(["table", "md", "csv", "latex", "json"]), default="table")
+def leaderboard(results: Path, stream: str | None, style: str) -> None:
+    """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
+    known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
+    if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
+        raise unknown("stream", stream, sorted(known))
+    show_leaderboard(Console(), results, stream, style)
+
+
+def show_leaderboard(console: Console, results: Path, stream: str | None, style: str = "table") -> None:
+    """Print the leaderboard of a results folder."""
+    from .leaderboard import make_rows, render
+    from .store import read_records
+
+    text = render(make_rows(read_records(results), stream), style)
+    if isinstance(text, str):
+        click.echo(text)
+    else:
+        console.print(text)
+
+
+@main.command()
+@click.argument("record")
+@results_option
+def show(record: str, results: Path) -> None:
+    """Show one record (a path, or a name in the results folder): its scores after each task."""
+    from .leaderboard import find_record, matrix_table, recipe_text
+    from .store import read_record
+
+    content = read_record(find_record(record, results))
+    console = Console()
+    console.print(f"{content['name']}: {content['stream']['name']}, {recipe_text(content)}", highlight=False)
+    console.print(matrix_table(content))
+    values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
+    console.print(", ".join(values), highlight=False)
+    learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
+    console.print(
+        f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "
+        f"{content['peak_memory_bytes'] / 2**20:.0f} MiB, {content['trainable_weights']:,} trainable weights, "
+        f"{content['device']}, commit {content['git_commit']}",
+        highlight=False,
+    )

@@ -1,0 +1,221 @@
+"""Find methods: the modules in `plugins/`, the entry-point group `clbench`, and the files given with `--plugin`."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .errors import ClbenchError, one_line, unknown
+from .options import Option, list_options, parse_options
+
+HOOKS = ("methods", "run_stream", "learn_task", "evaluate", "train_step")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method on offer: what builds it, and the plugin (module or file) that offers it."""
+
+    name: str
+    factory: Callable[..., Any]
+    origin: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the callable's docstring."""
+        return (inspect.getdoc(self.factory) or "").strip().split("\n")[0]
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The method's options by name."""
+        return list_options(self.factory)
+
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        """Named sets of option values, from the callable's `VARIANTS`, asked for with `--set variant=NAME`."""
+        return getattr(self.factory, "VARIANTS", {})
+
+    @property
+    def source_digest(self) -> str:
+        """A digest of the plugin's source, so that a changed plugin is a new run."""
+        try:
+            text = inspect.getsource(inspect.getmodule(self.factory))  # type: ignore[arg-type]
+        except (OSError, TypeError):
+            text = repr(self.factory)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def resolve_options(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Return the value of every option: given by the user, else the variant's, else the default.
+
+        Raises:
+            ClbenchError: no such option or variant, a bad value, or an option without default was not given.
+        """
+        known, given = self.options, dict(given)
+        chosen: Mapping[str, Any] = {}
+        if self.variants and "variant" in given:
+            variant = given.pop("variant")
+            if variant not in self.variants:
+                raise unknown(f"variant of method '{self.name}':", variant, self.variants)
+            chosen = self.variants[variant]
+        parsed = parse_options(f"option of method '{self.name}':", known, given)
+        values = {name: option.default for name, option in known.items()} | dict(chosen) | parsed
+        missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
+        if missing:
+            raise ClbenchError(f"method '{self.name}' needs a value: --set {missing[0]}=...")
+        return values
+
+    def build(self, options: Mapping[str, Any]) -> object:
+        """Return a new instance of the method.
+
+        Raises:
+            ClbenchError: the method refuses the options.
+        """
+        try:
+            return self.factory(**options)
+        except (ValueError, TypeError) as error:
+            raise ClbenchError(f"method '{self.name}' ({self.origin}) refuses its options: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """What discovery found: the methods on offer by name, and every plugin module by its origin."""
+
+    methods: Mapping[str, Method]
+    modules: Mapping[str, ModuleType]
+
+    def method(self, name: str) -> Method:
+        """Return a method.
+
+        Raises:
+            ClbenchError: nobody offers that name.
+        """
+        if name not in self.methods:
+            raise unknown("method", name, self.methods)
+        return self.methods[name]
+
+
+def new_manager() -> pluggy.PluginManager:
+    """Return a plugin manager that knows the hooks and has no plugin."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
+    """Return every plugin and every method on offer.
+
+    Raises:
+        ClbenchError: a plugin fails to import, misspells a hook, or offers a name that another one offers.
+    """
+    manager = new_manager()
+    modules = dict(_plugin_modules(plugin_files))
+    for origin, module in modules.items():
+        register(manager, module, origin)
+    check_pending(manager)
+    found: dict[str, Method] = {}
+    for implementation in manager.hook.methods.get_hookimpls():
+        origin = implementation.plugin_name
+        for name, factory in _offered(implementation, origin).items():
+            if name in found:
+                raise ClbenchError(f"method '{name}' is offered twice: by {found[name].origin} and by {origin}")
+            found[name] = Method(name, factory, origin)
+    return Plugins(dict(sorted(found.items())), modules)
+
+
+def _offered(implementation: pluggy.HookImpl, origin: str) -> Mapping[str, Callable[..., Any]]:
+    try:
+        offered = implementation.function()
+    except Exception as error:
+        raise ClbenchError(f"plugin {origin}: methods() failed: {one_line(error)}") from error
+    if not isinstance(offered, Mapping) or not all(callable(factory) for factory in offered.values()):
+        raise ClbenchError(f"plugin {origin}: methods() must return a mapping from names to callables")
+    return offered
+
+
+def _plugin_modules(plugin_files: Iterable[str | Path]) -> Iterable[tuple[str, ModuleType]]:
+    for info in pkgutil.iter_modules(importlib.import_module("clbench.plugins").__path__):
+        origin = f"clbench.plugins.{info.name}"
+        yield origin, _load(origin, partial(importlib.import_module, origin))
+    for point in entry_points(group=hookspecs.PROJECT):
+        origin = f"entry point {point.name} ({point.value})"
+        yield origin, _load(origin, point.load)
+    for file in dict.fromkeys(Path(file).resolve() for file in plugin_files):
+        if not file.is_file():
+            raise ClbenchError(f"no plugin file '{file}'")
+        yield str(file), _load(str(file), partial(_import_file, file))
+
+
+def _load(origin: str, load: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return load()
+    except Exception as error:  # a plugin may raise anything while it is imported
+        raise ClbenchError(f"plugin {origin} cannot be imported: {one_line(error)}") from error
+
+
+def _import_file(file: Path) -> ModuleType:
+    name = f"clbench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are made
+    spec.loader.exec_module(module)
+    return module
+
+
+def register(manager: pluggy.PluginManager, plugin: object, origin: str) -> None:
+    """Register a plugin, after a check that whatever is called like a hook is marked as one.
+
+    Raises:
+        ClbenchError: a function with a hook's name lacks `@hookimpl`, or takes arguments that the hook has not.
+    """
+    for name in HOOKS:
+        if inspect.isroutine(getattr(plugin, name, None)) and manager.parse_hookimpl_opts(plugin, name) is None:
+            raise ClbenchError(f"plugin {origin}: '{name}' is called like a hook but lacks @hookimpl")
+    try:
+        manager.register(plugin, origin)
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise ClbenchError(f"plugin {origin}: {' '.join(str(error).split())}") from error
+
+
+def check_pending(manager: pluggy.PluginManager) -> None:
+    """Check that every hook implementation has a specification.
+
+    Raises:
+        ClbenchError: a hook's name or its arguments are misspelt.
+    """
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise ClbenchError(f"{' '.join(str(error).split())} (hooks: {', '.join(HOOKS)})") from error
+
+
+def run_manager(plugins: Plugins, method: object, name: str, others: Iterable[object]) -> pluggy.PluginManager:
+    """Return the plugin manager of one run: the method's instance, every plugin module, and others (watchers).
+
+    Raises:
+        ClbenchError: a plugin is malformed, or not exactly one of them, the method, implements `learn_task`.
+    """
+    manager = new_manager()
+    for origin, module in plugins.modules.items():
+        register(manager, module, origin)
+    register(manager, method, f"method '{name}'")
+    for other in others:
+        register(manager, other, type(other).__name__)
+    check_pending(manager)
+    learners = [impl for impl in manager.hook.learn_task.get_hookimpls() if not impl.wrapper and not impl.hookwrapper]
+    if len(learners) != 1:
+        names = ", ".join(impl.plugin_name for impl in learners) or "nobody"
+        raise ClbenchError(f"exactly one plugin must implement learn_task, the method '{name}'; here: {names}")
+    return manager

@@ -1,0 +1,215 @@
+"""Records to tables: one row a method, columns per stream, as rich, markdown, LaTeX, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .settings import NOT_RECIPE
+from .store import slug
+
+Record = Mapping[str, Any]
+ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test")
+STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds."""
+
+    method: str
+    stream: str
+    backbone: str
+    data: str
+    recipe: str
+    op: float | None
+    op_std: float | None
+    bwt: float | None
+    bwt_std: float | None
+    runs: int
+
+
+def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]:
+    """Return the leaderboard's rows, the best OP first.
+
+    Only runs that agree in method, options, recipe and test rows are averaged; of several records of the same order and
+    seed the newest counts.
+
+    Args:
+        stream: a stream ('long:1') or a family ('long') to keep.
+    """
+    kept = [r for r in records if stream in (None, r["stream"]["name"], r["stream"]["family"])]
+    varied = _varied_settings(kept)
+    groups: dict[tuple[str, ...], dict[tuple[str, int], Record]] = defaultdict(dict)
+    for record in sorted(kept, key=lambda r: r.get("finished", "")):
+        run = (record["stream"]["name"], record["settings"]["seed"])
+        groups[_group_key(record)][run] = record
+    rows = [_row(list(group.values()), varied) for group in groups.values()]
+    return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.method))
+
+
+def _group_key(record: Record) -> tuple[str, ...]:
+    recipe = {name: value for name, value in record["settings"].items() if name not in (*NOT_RECIPE, "data")}
+    tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
+    parts = (recipe, tasks, record.get("test_fingerprint"), record["options"], slug(record["settings"]["data"]))
+    return (record["method"], record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
+
+
+def _varied_settings(records: Sequence[Record]) -> list[str]:
+    names = [name for name in (records[0]["settings"] if records else {}) if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
+    return [name for name in names if len({str(record["settings"].get(name)) for record in records}) > 1]
+
+
+def _row(records: Sequence[Record], varied: Sequence[str]) -> Row:
+    first = records[0]
+    op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
+    bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
+    return Row(
+        method=method_label(first),
+        stream=first["stream"]["family"],
+        backbone=slug(first["settings"]["backbone"]),
+        data=slug(first["settings"]["data"]),
+        recipe=recipe_text(first, varied),
+        op=op,
+        op_std=op_std,
+        bwt=bwt,
+        bwt_std=bwt_std,
+        runs=len(records),
+    )
+
+
+def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def method_label(record: Record) -> str:
+    """Return the method's name with the options that differ from their defaults."""
+    changed = ", ".join(f"{name}={value}" for name, value in record.get("changed_options", {}).items())
+    return f"{record['method']} ({changed})" if changed else record["method"]
+
+
+def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
+    """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
+    settings = record["settings"]
+    limits = f"{settings['limit_train'] or 'all'}/{settings['limit_test'] or 'all'} rows"
+    parts = [
+        slug(settings["backbone"]),
+        slug(settings["data"]),
+        limits,
+        f"{settings['epochs']} ep",
+        f"lr {settings['learning_rate']:g}",
+    ]
+    return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
+
+
+def format_score(mean: float | None, std: float | None, plus_minus: str = "±") -> str:
+    """Return a score for people: one decimal, the standard deviation where there is one, a dash for none."""
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} {plus_minus} {std:.1f}"
+
+
+def pivot(rows: Sequence[Row], plus_minus: str = "±") -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of the table: one line a method and recipe, two columns a stream family."""
+    families = sorted({row.stream for row in rows}, key=lambda name: (name != "standard", name))
+    lines: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in rows:
+        number = 0
+        while row.stream in lines.get((row.method, row.recipe, number), {}):
+            number += 1
+        lines.setdefault((row.method, row.recipe, number), {})[row.stream] = row
+    header = ["Method"]
+    for family in families:
+        title = STREAM_TITLES.get(family, family)
+        header += [f"{title} OP", f"{title} BWT"]
+    table = []
+    for (method, recipe, _), cells in lines.items():
+        line = [method]
+        for family in families:
+            cell = cells.get(family)
+            line += [format_score(cell.op, cell.op_std, plus_minus) if cell else "-"]
+            line += [format_score(cell.bwt, cell.bwt_std, plus_minus) if cell else "-"]
+        table.append([*line, "+".join(str(cells[f].runs) for f in families if f in cells), recipe])
+    return [*header, "Runs", "Recipe"], table
+
+
+def render(rows: Sequence[Row], style: str) -> str | Table:
+    """Return the rows as a rich table, or as text in the style 'md', 'csv', 'latex' or 'json'."""
+    if style == "json":
+        return json.dumps([asdict(row) for row in rows], indent=1)
+    if style == "csv":
+        return _csv([asdict(row) for row in rows])
+    header, lines = pivot(rows, r"$\pm$" if style == "latex" else "±")
+    if style == "md":
+        return _markdown(header, lines)
+    if style == "latex":
+        return _latex(header, lines)
+    table = Table(title="Leaderboard", title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number in (0, len(header) - 1) else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    aligns = ["---", *["---:"] * (len(header) - 2), "---"]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, aligns, *lines))
+
+
+def _latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def escape(text: str) -> str:
+        return text.replace("_", r"\_").replace("&", r"\&").replace("%", r"\%").replace("#", r"\#")
+
+    body = [" & ".join(map(escape, line)) + r" \\" for line in lines]
+    return "\n".join(
+        [
+            r"\begin{tabular}{l" + "r" * (len(header) - 2) + "l}",
+            r"\toprule",
+            " & ".join(map(escape, header)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def matrix_table(record: Record) -> Table:
+    """Return a record's score matrix as a rich table: a row after each task, a column a task."""
+    names = [task["name"] for task in record["tasks"]]
+    table = Table(
+        title=f"{method_label(record)}: score on each task (column) after learning (row)", title_justify="left"
+    )
+    table.add_column("after")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for name, scores in zip(names, record["scores"], strict=True):
+        table.add_row(name, *("" if value is None else f"{value:.1f}" for value in scores))
+    return table
+
+
+def find_record(name: str, folder: Path) -> Path:
+    """Return the path of a record given by its path, or by its name in the folder."""
+    direct = Path(name)
+    return direct if direct.suffix == ".json" and direct.exists() else folder / f"{name.removesuffix('.json')}.json"

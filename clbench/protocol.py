@@ -1,0 +1,304 @@
+"""The protocol: learn one task after another, evaluate the cells asked for, keep the record, resume after a kill."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+from . import metrics
+from .backbone import Backbone
+from .checkpoint import load_checkpoint, restore_state, save_checkpoint, state_of
+from .discovery import Method, Plugins, run_manager
+from .errors import ClbenchError, one_line
+from .hookspecs import hookimpl
+from .learner import Learner
+from .metrics import cells_to_evaluate, score_answers
+from .settings import Settings
+from .sources import check_labels_round_trip, fingerprint, test_fingerprint
+from .store import SCHEMA_VERSION, RunFiles, write_atomically
+from .streams import Stream, Task, task_specs
+
+
+@dataclass(eq=False)
+class Progress:
+    """What a run has reached; checkpointed after each task.
+
+    `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
+    answers behind it, by the task numbers as text.
+    """
+
+    scores: list[list[float | None]]
+    done: int = 0
+    answers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    learned: list[dict[str, float]] = field(default_factory=list)
+    learn_seconds: list[float] = field(default_factory=list)
+    evaluate_seconds: list[list[float]] = field(default_factory=list)
+    started: str = ""
+
+
+@dataclass(eq=False)
+class Run:
+    """One run as a `run_stream` hook sees it: tasks to learn, cells to fill."""
+
+    settings: Settings
+    tasks: Sequence[Task]
+    learner: Learner
+    hook: pluggy.HookRelay
+    method: object
+    method_name: str
+    files: RunFiles
+    progress: Progress
+
+    def learn(self, task: Task, index: int) -> None:
+        """Let the method learn a task as the stream's task `index`; keep its time and what it reports.
+
+        Raises:
+            ClbenchError: the method fails, reports nothing, or leaves weights that are not finite.
+        """
+        self.learner.begin_task(index)
+        begin = time.perf_counter()
+        try:
+            report = self.hook.learn_task(learner=self.learner, task=task)
+            if report is None:
+                raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
+            learned = {str(name): float(value) for name, value in report.items()}
+        except ClbenchError:
+            raise
+        except Exception as error:  # a method may raise anything
+            raise ClbenchError(
+                f"method '{self.method_name}' failed on task '{task.name}': {one_line(error)}"
+            ) from error
+        if not torch.isfinite(self.learner.weights.data).all():
+            raise ClbenchError(
+                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; "
+                f"try a learning rate below {self.settings.learning_rate:g}"
+            )
+        self.progress.learn_seconds.append(round(time.perf_counter() - begin, 3))
+        self.progress.learned.append(learned)
+
+    def evaluate(self, index: int, which: Sequence[int]) -> None:
+        """Ask the questions of the tasks `which` and fill row `index` of the scores.
+
+        Raises:
+            ClbenchError: the method fails or does not give one answer a question.
+        """
+        seconds = []
+        for j in which:
+            task = self.tasks[j]
+            begin = time.perf_counter()
+            try:
+                answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
+            except ClbenchError:
+                raise
+            except Exception as error:  # a method may raise anything
+                raise ClbenchError(
+                    f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
+                ) from error
+            if len(answers) != len(task.test):
+                raise ClbenchError(
+                    f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
+                    f"of task '{task.name}'"
+                )
+            targets = [example.target for example in task.test]
+            self.progress.scores[index][j] = score_answers(task.metric, answers, targets)
+            self.progress.answers.setdefault(str(index), {})[str(j)] = answers
+            seconds.append(round(time.perf_counter() - begin, 3))
+        self.progress.evaluate_seconds.append(seconds)
+
+    def finish_task(self, index: int) -> None:
+        """Write the checkpoint from which the same command goes on with the next task.
+
+        Raises:
+            ClbenchError: the method's state holds something that cannot be stored.
+        """
+        self.progress.done = index + 1
+        content = {
+            "progress": asdict(self.progress),
+            "weights": self.learner.weights.data,
+            "method": state_of(self.method),
+        }
+        try:
+            save_checkpoint(self.files.checkpoint, content)
+        except TypeError as error:
+            raise ClbenchError(f"method '{self.method_name}': {error}") from error
+
+    def resume(self) -> None:
+        """Take up the checkpoint, if there is one."""
+        if not self.files.checkpoint.exists():
+            return
+        content = load_checkpoint(self.files.checkpoint, self.learner.device)
+        self.progress = Progress(**content["progress"])
+        self.learner.weights.assign(content["weights"])
+        restore_state(self.method, content["method"])
+
+
+class DefaultProtocol:
+    """The core's own implementations of the hooks; a method's come first."""
+
+    @hookimpl(trylast=True)
+    def run_stream(self, run: Run) -> bool:
+        """Learn the tasks in order; after each, evaluate the cells that the run's `matrix` setting asks for."""
+        for index in range(run.progress.done, len(run.tasks)):
+            run.learn(run.tasks[index], index)
+            run.evaluate(index, cells_to_evaluate(run.settings.matrix, index, len(run.tasks)))
+            run.finish_task(index)
+        return True
+
+    @hookimpl(trylast=True)
+    def evaluate(self, learner: Learner, task: Task) -> list[str]:
+        """Answer with the learner as it is."""
+        return learner.answer(task.test)
+
+
+def run_files(
+    folder: Path, settings: Settings, method: Method, options: Mapping[str, Any], tasks: Sequence[Task]
+) -> RunFiles:
+    """Return the files of a run; they differ whenever settings, options, data or the method's source do."""
+    identity = {
+        "settings": asdict(settings),
+        "method": method.name,
+        "options": dict(options),
+        "source": method.source_digest,
+        "data": fingerprint(tasks),
+    }
+    return RunFiles.of(folder, identity)
+
+
+def execute_run(
+    settings: Settings,
+    stream: Stream,
+    tasks: Sequence[Task],
+    backbone: Backbone,
+    plugins: Plugins,
+    method: Method,
+    options: Mapping[str, Any],
+    files: RunFiles,
+    watchers: Sequence[object] = (),
+    save_adapter: bool = False,
+) -> dict[str, Any]:
+    """Run one method on one stream, from its checkpoint if there is one; write and return the record.
+
+    Raises:
+        ClbenchError: the method or a setting fails; the checkpoint of the last finished task stays.
+    """
+    for task in tasks:
+        check_labels_round_trip(task.labels)
+    instance = method.build(options)
+    manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), *watchers])
+    learner = Learner(backbone, settings, manager.hook)
+    empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
+    run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty)
+    try:
+        with files.lock():
+            run.resume()
+            manager.hook.run_stream(run=run)
+            if save_adapter:
+                write_atomically(files.adapter, lambda path: learner.model.save_pretrained(path))
+            record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules)}
+            files.write_record(record, _answer_rows(run))
+            files.checkpoint.unlink(missing_ok=True)
+    finally:
+        learner.detach()
+    return record
+
+
+def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a finished run's record."""
+    progress, settings = run.progress, run.settings
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": run.files.name,
+        "method": method.name,
+        "options": dict(options),
+        "changed_options": {name: value for name, value in options.items() if value != method.options[name].default},
+        "plugin": {"origin": method.origin, "source_digest": method.source_digest},
+        "settings": asdict(settings),
+        "stream": {"name": stream.name, "family": stream.family, "order": stream.order},
+        "tasks": [
+            {
+                "name": task.name,
+                "version": task_specs()[task.name].version,
+                "metric": task.metric,
+                "train": len(task.train),
+                "test": len(task.test),
+            }
+            for task in run.tasks
+        ],
+        "data_fingerprint": fingerprint(run.tasks),
+        "test_fingerprint": test_fingerprint(run.tasks),
+        "scores": progress.scores,
+        "metrics": {
+            "op": metrics.overall_performance(progress.scores),
+            "bwt": metrics.backward_transfer(progress.scores),
+            "forgetting": metrics.forgetting(progress.scores),
+        },
+        "learned": progress.learned,
+        "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
+        "trainable_weights": len(run.learner.weights),
+        "peak_memory_bytes": _peak_memory(run.learner.device),
+        "device": _device_name(run.learner.device),
+        "precision": str(run.learner.model.get_base_model().dtype).removeprefix("torch."),
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "started": progress.started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _answer_rows(run: Run) -> list[dict[str, Any]]:
+    rows = []
+    for index, of_task in run.progress.answers.items():
+        for j, answers in of_task.items():
+            task = run.tasks[int(j)]
+            for number, (answer, example) in enumerate(zip(answers, task.test, strict=True)):
+                row = {"after": int(index), "task": task.name, "row": number, "answer": answer}
+                rows.append(row | {"target": example.target})
+    return rows
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {os.cpu_count()} cores"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("clbench", "torch", "transformers", "peft", "pluggy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source tree that this module runs from, marked '+' if it has changes."""
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

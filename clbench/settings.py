@@ -1,0 +1,98 @@
+"""What a run is: its validated settings, and where each value comes from (command line > preset > default)."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from .errors import ClbenchError, unknown
+from .options import list_options, parse_options
+
+# Settings that name one run of a recipe, or that change its speed and extent but not its scores.
+NOT_RECIPE = ("stream", "seed", "matrix", "device", "threads", "micro_batch", "eval_batch_size")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings. The defaults are the common recipe of the field (`methods/protocol`, Recurrent-KIF App. D).
+
+    Raises:
+        ClbenchError: a value is out of its range.
+    """
+
+    backbone: Annotated[str, "mini (embedded), a Hugging Face hub id, or a local model folder"] = "mini"
+    data: Annotated[str, "toy (embedded), or a folder with train/ and test/ files, one JSON a task"] = "toy"
+    stream: Annotated[str, "a stream's name (`clbench streams`), or task names separated by commas"] = "long:1"
+    seed: Annotated[int, "seed of initialisation, shuffling, dropout, sampling and memory"] = 1
+    limit_train: Annotated[int | None, "training rows per task, class-balanced"] = None
+    limit_test: Annotated[int | None, "test rows per task, class-balanced"] = None
+    epochs: Annotated[int, "passes over each task's training rows"] = 10
+    batch_size: Annotated[int, "examples per optimizer step"] = 8
+    micro_batch: Annotated[int | None, "examples per forward pass (gradient accumulation); none: the whole batch"] = (
+        None
+    )
+    learning_rate: Annotated[float, "peak learning rate of AdamW"] = 3e-4
+    schedule: Annotated[Literal["linear", "constant"], "learning rate after the warm-up, per task"] = "linear"
+    warmup_steps: Annotated[int, "warm-up steps per task, at most a tenth of the task's steps"] = 50
+    weight_decay: Annotated[float, "AdamW weight decay"] = 0.0
+    clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip"] = 1.0
+    max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut"] = 512
+    max_target: Annotated[int, "longest training target in tokens"] = 128
+    max_answer: Annotated[int, "longest generated answer in tokens"] = 128
+    lora_rank: Annotated[int, "rank of the LoRA adapter"] = 8
+    lora_alpha: Annotated[float, "LoRA scaling numerator"] = 32.0
+    lora_dropout: Annotated[float, "dropout on the LoRA input"] = 0.05
+    lora_targets: Annotated[str, "module names separated by commas, or all-linear"] = "q,v"
+    eval_batch_size: Annotated[int, "examples per generation batch"] = 128
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
+        "auto"
+    )
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
+    threads: Annotated[
+        int | None, "CPU threads; none: PyTorch's choice, which crawls where other work shares the cores"
+    ] = None
+    matrix: Annotated[
+        Literal["op", "bwt", "lower", "full"],
+        "cells to evaluate: the last row; diagonal and last row; lower triangle; all",
+    ] = "bwt"
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1, "limit_test": 1,
+            "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1,
+            "max_answer": 1, "lora_rank": 1, "lora_alpha": 0, "lora_dropout": 0,
+        }  # fmt: skip
+        values = asdict(self)
+        for name, least in at_least.items():
+            value = values[name]
+            if value is not None and not value >= least:  # also catches nan
+                raise ClbenchError(f"setting '{name}' must be at least {least}, not {value}")
+        if self.lora_dropout >= 1:
+            raise ClbenchError(f"setting 'lora_dropout' must be below 1, not {self.lora_dropout}")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that two runs must share to be averaged."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_RECIPE}
+
+
+def load_presets() -> dict[str, dict[str, Any]]:
+    """Return the presets of `tasks/presets.toml` by name."""
+    return tomllib.loads(files("clbench.tasks").joinpath("presets.toml").read_text("utf-8"))
+
+
+def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Settings:
+    """Return the settings of a run from the values given by the user and a preset.
+
+    Without a preset's name, the preset called like the backbone applies, if there is one.
+
+    Raises:
+        ClbenchError: no such preset or setting, or a value out of its range.
+    """
+    presets = load_presets()
+    if preset is not None and preset not in presets:
+        raise unknown("preset", preset, presets)
+    chosen = presets.get(preset or given.get("backbone", Settings.backbone), {})
+    known = list_options(Settings)
+    return Settings(**parse_options("setting", known, {**chosen, **given}))

@@ -1,0 +1,63 @@
+"""The flat view of the trainable weights: one vector of values and one of gradients, as the papers write them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Weights:
+    """All trainable parameters of a module as ONE vector; the parameters become views of it.
+
+    Elementwise arithmetic (importance, task vectors, fusion) is then one kernel for all tensors. An optimizer over
+    `weights.vector` updates every parameter; autograd accumulates into `weights.grad` through the parameters' own
+    gradients.
+
+    Raises:
+        ValueError: the module has no trainable parameter, or they differ in type or device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if len({(p.dtype, p.device) for p in parameters.values()}) != 1:
+            raise ValueError("the trainable parameters must exist and share one type and one device")
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters.values()]))
+        self.vector.grad = torch.zeros_like(self.vector)
+        self._parts: dict[str, tuple[int, torch.Size]] = {}
+        start = 0
+        for name, parameter in parameters.items():
+            self._parts[name] = (start, parameter.shape)
+            end = start + parameter.numel()
+            parameter.data = self.vector.data[start:end].view(parameter.shape)
+            parameter.grad = self.grad[start:end].view(parameter.shape)
+            start = end
+
+    def __len__(self) -> int:
+        return self.vector.numel()
+
+    @property
+    def data(self) -> Tensor:
+        """The values, shape (weights,), detached; writing into it changes the model."""
+        return self.vector.data
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient, shape (weights,), of the backward passes since the last `zero_grad`."""
+        assert self.vector.grad is not None
+        return self.vector.grad
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zero, in place: the parameters' gradients are views of it."""
+        self.grad.zero_()
+
+    def copy(self) -> Tensor:
+        """Return the values as a tensor of their own."""
+        return self.data.clone()
+
+    def assign(self, values: Tensor) -> None:
+        """Set all values from a vector of shape (weights,)."""
+        self.data.copy_(values)
+
+    def views(self, vector: Tensor) -> Mapping[str, Tensor]:
+        """Return a vector of shape (weights,) as one view per parameter, by the parameter's name."""
+        return {name: vector[start : start + shape.numel()].view(shape) for name, (start, shape) in self._parts.items()}

@@ -1,0 +1,1 @@
+"""The built-in methods: one module a method, each found by `clbench.discovery`."""

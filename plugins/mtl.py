@@ -1,0 +1,29 @@
+"""MTL: multi-task learning, all tasks at once; the upper bound of the comparison tables."""
+
+from dataclasses import replace
+
+from clbench import hookimpl
+
+
+@hookimpl
+def methods():
+    return {"mtl": MTL}
+
+
+class MTL:
+    """Train one LoRA adapter on the union of all tasks, shuffled; an upper bound, backward transfer is undefined."""
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        training = learner.training(task.train)
+        for batch in training:
+            training.step(learner.loss(batch))
+        return training.stats
+
+    @hookimpl
+    def run_stream(self, run):
+        by_name = sorted(run.tasks, key=lambda task: task.name)  # one list of rows for every order of the stream
+        rows = tuple(example for task in by_name for example in task.train)
+        run.learn(replace(run.tasks[-1], name="all tasks", train=rows), 0)
+        run.evaluate(len(run.tasks) - 1, range(len(run.tasks)))
+        return True

@@ -1,0 +1,94 @@
+"""What all tests share: a tiny random backbone, a shortcut to a learner, and the real command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from clbench.backbone import Backbone, load_backbone
+from clbench.cli import main
+from clbench.learner import Learner
+from clbench.settings import Settings
+from clbench.sources import load_tasks
+from clbench.streams import Task, find_stream
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny import save_tiny_t5
+
+torch.set_num_threads(1)
+
+TINY = {"lora_targets": "q,v", "max_input": 96, "max_target": 8, "max_answer": 4, "learning_rate": 1e-2, "lora_rank": 2}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a tiny random T5."""
+    return save_tiny_t5(tmp_path_factory.mktemp("tiny-t5"))
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_folder: Path) -> Backbone:
+    """The tiny T5, loaded once."""
+    return load_backbone(str(tiny_folder), "cpu")
+
+
+@pytest.fixture
+def make_learner(backbone: Backbone):
+    """A function that returns a new learner on the tiny T5; keyword arguments are settings."""
+    made: list[Learner] = []
+
+    def make(**settings) -> Learner:
+        for learner in made:
+            learner.detach()
+        made.clear()
+        learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}))
+        learner.begin_task(0)
+        made.append(learner)
+        return learner
+
+    yield make
+    for learner in made:
+        learner.detach()
+
+
+@pytest.fixture
+def toy_tasks() -> list[Task]:
+    """Two small toy tasks."""
+    return load_tasks("toy", find_stream("sst-2,agnews"), 24, 8)
+
+
+@pytest.fixture
+def clbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A function that runs the command in a temporary folder and returns click's result."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Result:
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    return call
+
+
+@pytest.fixture
+def tiny_run(tiny_folder: Path) -> list[str]:
+    """The words of a `clbench run` that takes a few seconds, without `--method`."""
+    flags = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["run", "--backbone", str(tiny_folder), "--limit-train", "16", "--limit-test", "8", "--epochs", "1", *flags]
+
+
+def run_in_subprocess(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the real command in a process of its own."""
+    code = "import torch; torch.set_num_threads(1); from clbench.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
