@@ -1,5 +1,6 @@
 """Load a language model and its tokenizer (embedded, local folder, Hugging Face hub) and attach the LoRA adapter."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,7 +109,9 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
     )
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     try:
-        return get_peft_model(backbone.model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
+            return get_peft_model(backbone.model, config)
     except ValueError as error:
         linear = {name.split(".")[-1] for name, part in backbone.model.named_modules() if isinstance(part, nn.Linear)}
         raise ClbenchError(

@@ -117,6 +117,7 @@ def run(
         found = find_plugins(plugins)
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
+    method.build(options)  # refuse bad options before anything is loaded
     run_all(console, plans, found, method, options, results, force, save_adapter)
     show_leaderboard(console, results, streams[0].family if len({s.family for s in streams}) == 1 else None)
 

@@ -35,9 +35,7 @@ class Option:
 
 def list_options(factory: Callable[..., Any]) -> dict[str, Option]:
     """Return the options of a method or settings class, in the order of its signature."""
-    hints = get_type_hints(factory, include_extras=True)
-    if not inspect.isclass(factory) and not inspect.isfunction(factory):
-        hints = get_type_hints(type(factory).__call__, include_extras=True)
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     parameters = inspect.signature(factory).parameters.values()
     return {p.name: _option(p, hints.get(p.name, str)) for p in parameters if p.kind is not p.VAR_KEYWORD}
 

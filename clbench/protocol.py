@@ -26,7 +26,7 @@ from .hookspecs import hookimpl
 from .learner import Learner
 from .metrics import cells_to_evaluate, score_answers
 from .settings import Settings
-from .sources import check_labels_round_trip, fingerprint, test_fingerprint
+from .sources import check_labels_round_trip, fingerprint, fingerprint_questions
 from .store import SCHEMA_VERSION, RunFiles, write_atomically
 from .streams import Stream, Task, task_specs
 
@@ -237,7 +237,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
             for task in run.tasks
         ],
         "data_fingerprint": fingerprint(run.tasks),
-        "test_fingerprint": test_fingerprint(run.tasks),
+        "test_fingerprint": fingerprint_questions(run.tasks),
         "scores": progress.scores,
         "metrics": {
             "op": metrics.overall_performance(progress.scores),

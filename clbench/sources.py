@@ -126,7 +126,7 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()[:16]
 
 
-def test_fingerprint(tasks: Sequence[Task]) -> str:
+def fingerprint_questions(tasks: Sequence[Task]) -> str:
     """Return a digest of the test rows, the same for every order of the tasks and every seed of a run."""
     return fingerprint([Task(task.name, (), task.test) for task in sorted(tasks, key=lambda task: task.name)])
 

@@ -1,0 +1,105 @@
+"""What the harness costs: our training step against a bare loop, and our evaluation against unsorted batches.
+
+    python benchmarks/step_overhead.py [--backbone mini] [--rounds 5]
+
+Both loops take the same batches, model and optimizer, in turns within one process; the median ratio over the rounds is
+printed. The answers of both evaluations are compared.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from clbench.backbone import load_backbone, merged
+from clbench.batches import collate
+from clbench.learner import Learner
+from clbench.settings import resolve_settings
+from clbench.sources import load_tasks
+from clbench.streams import Example, find_stream
+
+STEPS = 40
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return how long an action takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def our_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
+    """Take steps as a method does."""
+    learner.begin_task(0)
+    training = learner.training(examples)
+    for batch in training.take(STEPS):
+        training.step(learner.loss(batch))
+
+
+def bare_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
+    """Take the same steps with nothing around them: forward, backward, clip, AdamW over the same flat weights."""
+    learner.begin_task(0)
+    module = learner.model.get_base_model().train()
+    optimizer = torch.optim.AdamW([learner.weights.vector], lr=1e-3, weight_decay=0.0, fused=True)
+    for (batch,) in itertools.islice(learner.training(examples)._groups, STEPS):
+        learner.weights.zero_grad()
+        loss = module(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+        ).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([learner.weights.vector], 1.0)
+        optimizer.step()
+
+
+def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[str]:
+    """Answer in batches of the same size in the given order, with the adapter merged."""
+    encoded, size = learner.encoder.encode(examples), learner.settings.eval_batch_size
+    module, answers = learner.model.get_base_model().eval(), []
+    with torch.no_grad(), merged(learner.model):
+        for begin in range(0, len(encoded), size):
+            batch = collate(encoded[begin : begin + size], learner.tokenizer.pad_token_id, learner.device)
+            tokens = module.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=learner._generation
+            )
+            answers += [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return answers
+
+
+def ratios(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> list[float]:
+    """Return ours / other for each round, the two in turns, after one round to warm up."""
+    ours(), other()
+    return [seconds(ours) / seconds(other) for _ in range(rounds)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbone", default="mini")
+    parser.add_argument("--data", default="toy")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    settings = resolve_settings({"backbone": arguments.backbone, "data": arguments.data})
+    backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
+    learner = Learner(backbone, settings)
+    tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 500)
+    rows = tuple(example for task in tasks for example in task.train)
+    questions = tuple(example for task in tasks for example in task.test)
+    learner.encoder.encode(rows + questions)
+
+    steps = ratios(lambda: our_steps(learner, rows), lambda: bare_steps(learner, rows), arguments.rounds)
+    print(f"training step, ours / bare loop: median {statistics.median(steps):.3f} of {[round(x, 3) for x in steps]}")
+    same = learner.answer(questions) == unsorted_answers(learner, questions)
+    answers = ratios(
+        lambda: unsorted_answers(learner, questions), lambda: learner.answer(questions), max(3, arguments.rounds // 2)
+    )
+    print(
+        f"evaluation, unsorted / ours (sorted), {len(questions)} questions, batch {settings.eval_batch_size}: "
+        f"median {statistics.median(answers):.2f} of {[round(x, 2) for x in answers]}; identical answers: {same}"
+    )
+
+
+if __name__ == "__main__":
+    main()
