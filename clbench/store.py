@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import ClbenchError
 
 SCHEMA_VERSION = 1
@@ -94,6 +92,8 @@ class RunFiles:
         Raises:
             ClbenchError: another process holds it.
         """
+        from filelock import FileLock, Timeout  # here: reading records must stay quick
+
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / f".{self.name}.lock", timeout=0):
