@@ -18,6 +18,7 @@ from .batches import Encoder
 from .errors import ClbenchError, one_line
 from .seeding import derive_seed
 from .settings import Settings
+from .token_cache import TokenCache, cache_folder
 
 EMBEDDED = "mini"
 
@@ -30,12 +31,16 @@ class Backbone:
     model: Any
     tokenizer: Any
     device: torch.device
-    _encoders: dict[tuple[int, int], Encoder] = field(default_factory=dict, repr=False)
+    _encoders: dict[tuple[int, int | None], Encoder] = field(default_factory=dict, repr=False)
 
-    def encoder(self, max_input: int, max_target: int) -> Encoder:
+    def encoder(self, max_input: int, max_target: int | None) -> Encoder:
         """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice."""
         key = (max_input, max_target)
-        return self._encoders.setdefault(key, Encoder(self.tokenizer, max_input, max_target))
+        if key not in self._encoders:
+            folder = cache_folder()
+            cache = TokenCache(folder, self.tokenizer) if folder is not None else None
+            self._encoders[key] = Encoder(self.tokenizer, max_input, max_target, cache)
+        return self._encoders[key]
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,22 +80,43 @@ def load_backbone(name: str, device: str = "auto", precision: str = "auto", thre
     if threads is not None:
         torch.set_num_threads(threads)
     place = choose_device(device)
-    source = str(files("clbench") / EMBEDDED) if name == EMBEDDED else name
-    if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
+    source = _locate(name)
     try:
         config = transformers.AutoConfig.from_pretrained(source)
         if not config.is_encoder_decoder:
             raise ClbenchError(f"backbone '{name}' is a {config.model_type} decoder; use an encoder-decoder such as T5")
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, dtype=choose_dtype(precision, place))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ClbenchError(
-            f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
-            f"({one_line(error)})"
-        ) from error
+        raise _not_found(name, error) from error
+    tokenizer = load_tokenizer(name)
     model.requires_grad_(False).to(place).eval()
     return Backbone(name, model, tokenizer, place)
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a backbone's tokenizer alone.
+
+    Raises:
+        ClbenchError: it is not there, or is unreadable.
+    """
+    source = _locate(name)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _not_found(name, error) from error
+
+
+def _locate(name: str) -> str:
+    if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
+    return str(files("clbench") / EMBEDDED) if name == EMBEDDED else name
+
+
+def _not_found(name: str, error: Exception) -> ClbenchError:
+    return ClbenchError(
+        f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
+        f"({one_line(error)})"
+    )
 
 
 def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .errors import ClbenchError
 from .streams import Example
+from .token_cache import TokenCache
 
 IGNORED = -100  # the label that the loss does not count
+LONGEST_ANSWER = 128  # tokens, where neither a setting nor the task says
 BUCKET = 16  # batches that are sorted by length together, within a shuffled epoch
 
 
@@ -37,11 +39,15 @@ class Batch:
 
 @dataclass
 class Encoder:
-    """Turn examples into token ids; each example is tokenised once in the encoder's life."""
+    """Turn examples into token ids; each example is tokenised once in the encoder's life.
+
+    `max_target` None leaves the length of a target to its example (`longest_answer`).
+    """
 
     tokenizer: Any
     max_input: int
-    max_target: int
+    max_target: int | None
+    cache: TokenCache | None = None
     _known: dict[Example, Encoded] = field(default_factory=dict, repr=False)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -52,15 +58,34 @@ class Encoder:
         """
         new = list({example: None for example in examples if example not in self._known})
         if new:
-            prompts = self.tokenizer([example.prompt for example in new], return_offsets_mapping=True)
-            targets = self.tokenizer([example.target for example in new])["input_ids"]
-            for example, ids, offsets, target in zip(
-                new, prompts["input_ids"], prompts["offset_mapping"], targets, strict=True
-            ):
-                self._known[example] = Encoded(
-                    shorten(ids, offsets, example, self.max_input), shorten_target(target, self.max_target)
-                )
+            self._known.update(zip(new, self._read_or_make(new), strict=True))
         return [self._known[example] for example in examples]
+
+    def _read_or_make(self, examples: Sequence[Example]) -> list[Encoded]:
+        longest = [self.max_target or longest_answer(example) for example in examples]
+        if self.cache is None:
+            return self._make(examples, longest)
+        texts = [(e.head, e.passage, e.tail, e.target, most) for e, most in zip(examples, longest, strict=True)]
+        key = [self.max_input, texts]
+        lists = self.cache.load(key, 2 * len(examples))
+        if lists is not None:
+            return [Encoded(*pair) for pair in zip(lists[::2], lists[1::2], strict=True)]
+        made = self._make(examples, longest)
+        self.cache.save(key, [ids for encoded in made for ids in (encoded.input_ids, encoded.labels)])
+        return made
+
+    def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
+        prompts = self.tokenizer([example.prompt for example in examples])["input_ids"]
+        targets = self.tokenizer([example.target for example in examples])["input_ids"]
+        long = [index for index, ids in enumerate(prompts) if len(ids) > self.max_input]
+        if long:  # offsets are slow to make, and few prompts need them
+            again = self.tokenizer([examples[index].prompt for index in long], return_offsets_mapping=True)
+            for index, offsets in zip(long, again["offset_mapping"], strict=True):
+                prompts[index] = shorten(prompts[index], offsets, examples[index], self.max_input)
+        return [
+            Encoded(prompt, shorten_target(target, most))
+            for prompt, target, most in zip(prompts, targets, longest, strict=True)
+        ]
 
 
 def shorten(ids: list[int], offsets: Sequence[tuple[int, int]], example: Example, most: int) -> list[int]:
@@ -75,16 +100,21 @@ def shorten(ids: list[int], offsets: Sequence[tuple[int, int]], example: Example
     surplus = len(ids) - most
     if surplus <= 0:
         return ids
-    first = len(example.instruction) + 1
+    first = len(example.head)
     last = first + len(example.passage)
     passage = [index for index, (start, end) in enumerate(offsets) if start < end and first <= start and end <= last]
     if len(passage) < surplus:
         raise ClbenchError(
-            f"max_input {most} is too short: the instruction '{example.instruction[:60]}...' alone "
+            f"max_input {most} is too short: the instruction '{example.head[:60].rstrip()}...' alone "
             f"takes {len(ids) - len(passage)} tokens"
         )
     begin = passage[(len(passage) - surplus) // 2]
     return ids[:begin] + ids[begin + surplus :]
+
+
+def longest_answer(example: Example) -> int:
+    """Return how many tokens the answer to an example may take, where no setting says."""
+    return example.max_answer or LONGEST_ANSWER
 
 
 def shorten_target(ids: list[int], most: int) -> list[int]:

@@ -87,7 +87,7 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "tensor":
             return tensors[content["name"]]
         case "example":
-            return Example(**content)
+            return Example(**{**content, "references": tuple(content.get("references", ()))})
         case "memory":
             return Memory(**content)
         case "tuple":

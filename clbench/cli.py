@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
+from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
+from .own_streams import check_metrics
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 
@@ -75,10 +78,17 @@ def results_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+main.add_command(streams)
+main.add_command(audit)
+
+
 @main.command()
 @click.option("--method", "method_name", required=True, help="The method's name (`clbench methods`).")
-@click.option("--order", help="The paper's order number, 1-6; several separated by commas.")
-@click.option("--stream", help="A stream's name, as long:1, or task names separated by commas. [long:1]")
+@click.option("--order", help="The paper's order number, 1-8; several separated by commas.")
+@click.option(
+    "--stream",
+    help="A stream's name (long:1), a stream file of your own (my.toml), or task names separated by commas. [long:1]",
+)
 @click.option("--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable.")
 @click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
 @click.option("--seeds", default="1", help="How many seeds to run (3), or which (1,2,5). [1]")
@@ -101,25 +111,27 @@ def run(
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard."""
-    streams = choose_streams(order, stream)
+    chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
     plans = [
-        (one, resolve_settings({**values, "stream": one.name, "seed": seed}, preset))
-        for one in streams
+        (one, resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset))
+        for one in chosen
         for seed in parse_seeds(seeds)
     ]
     console = Console()
-    for one in streams:
+    for one in chosen:
         console.print(f"Stream {one}", highlight=False)
     with console.status("loading the plugins"):
         from .discovery import find_plugins
 
         found = find_plugins(plugins)
+    for one in chosen:
+        check_metrics(one, found.metrics)
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
     run_all(console, plans, found, method, options, results, force, save_adapter)
-    show_leaderboard(console, results, streams[0].family if len({s.family for s in streams}) == 1 else None)
+    show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 
 def run_all(
@@ -133,15 +145,18 @@ def run_all(
     save_adapter: bool,
 ) -> None:
     """Run the plans one after another in this process; finished ones are skipped unless `force`."""
+    from .audit import audit_stream
     from .backbone import load_backbone
     from .progress import ProgressDisplay, summarise
     from .protocol import execute_run, run_files
-    from .sources import load_tasks
+    from .sources import Selection, make_tasks, open_source
     from .store import read_record
 
     backbone = None
+    read_once = cache(open_source)
     for stream, settings in plans:
-        tasks = load_tasks(settings.data, stream, settings.limit_train, settings.limit_test, settings.seed)
+        source = read_once(settings.data, settings.layout, stream if stream.read else None)
+        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
         files = run_files(results, settings, method, options, tasks)
         wanted = files.record.exists() and (files.adapter.exists() or not save_adapter)
         if wanted and not force:
@@ -153,10 +168,27 @@ def run_all(
             with console.status(f"loading backbone {settings.backbone}"):
                 backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
+        verdict = audit_stream(source, stream).verdict
+        if verdict["errors"]:
+            console.print(f"the data has {verdict['errors']} errors: see `clbench audit`", style="yellow")
         record = execute_run(
-            settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter
+            settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter, verdict
         )
         console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+
+
+def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting `data` of a user's stream: its file.
+
+    Raises:
+        ClbenchError: `--data` or `--layout` is given beside it.
+    """
+    if stream.read is None:
+        return {}
+    for name in ("data", "layout"):
+        if name in values:
+            raise ClbenchError(f"stream '{stream.name}' names its own files; leave out --{name}")
+    return {"data": str(stream.file)}
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
@@ -240,26 +272,15 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
 
 
 @main.command()
-def streams() -> None:
-    """List the streams and the tasks."""
-    console = Console()
-    table = Table("Stream", "Order", "Tasks")
-    for stream in known_streams().values():
-        table.add_row(stream.name, str(stream.order), " > ".join(stream.tasks))
-    console.print(table)
-    table = Table("Task", "Labels", "Metric", "Version")
-    for spec in task_specs().values():
-        table.add_row(spec.name, ", ".join(spec.labels), spec.metric, str(spec.version))
-    console.print(table)
-
-
-@main.command()
 @results_option
 @click.option("--stream", help="Keep one stream (long:1) or family (long).")
 @click.option("--format", "style", type=click.Choice(["table", "md", "csv", "latex", "json"]), default="table")
 def leaderboard(results: Path, stream: str | None, style: str) -> None:
     """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
+    from .store import read_records
+
     known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
+    known |= {record["stream"]["name"] for record in read_records(results)} if stream and results.is_dir() else set()
     if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
         raise unknown("stream", stream, sorted(known))
     show_leaderboard(Console(), results, stream, style)

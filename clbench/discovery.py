@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,9 +18,10 @@ import pluggy
 
 from . import hookspecs
 from .errors import ClbenchError, one_line, unknown
+from .metrics import METRICS, Metric
 from .options import Option, list_options, parse_options
 
-HOOKS = ("methods", "run_stream", "learn_task", "evaluate", "train_step")
+HOOKS = ("methods", "metrics", "run_stream", "learn_task", "evaluate", "train_step")
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Plugins:
-    """What discovery found: the methods on offer by name, and every plugin module by its origin."""
+    """What discovery found: the methods and metrics on offer by name, and every plugin module by its origin."""
 
     methods: Mapping[str, Method]
     modules: Mapping[str, ModuleType]
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     def method(self, name: str) -> Method:
         """Return a method.
@@ -113,7 +115,7 @@ def new_manager() -> pluggy.PluginManager:
 
 
 def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
-    """Return every plugin and every method on offer.
+    """Return every plugin, and every method and metric on offer.
 
     Raises:
         ClbenchError: a plugin fails to import, misspells a hook, or offers a name that another one offers.
@@ -126,20 +128,30 @@ def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
     found: dict[str, Method] = {}
     for implementation in manager.hook.methods.get_hookimpls():
         origin = implementation.plugin_name
-        for name, factory in _offered(implementation, origin).items():
+        for name, factory in _offered("methods", implementation, origin).items():
             if name in found:
                 raise ClbenchError(f"method '{name}' is offered twice: by {found[name].origin} and by {origin}")
             found[name] = Method(name, factory, origin)
-    return Plugins(dict(sorted(found.items())), modules)
+    return Plugins(dict(sorted(found.items())), modules, _find_metrics(manager))
 
 
-def _offered(implementation: pluggy.HookImpl, origin: str) -> Mapping[str, Callable[..., Any]]:
+def _find_metrics(manager: pluggy.PluginManager) -> dict[str, Metric]:
+    found = dict(METRICS)
+    for implementation in manager.hook.metrics.get_hookimpls():
+        for name, metric in _offered("metrics", implementation, implementation.plugin_name).items():
+            if name in found:
+                raise ClbenchError(f"metric '{name}' is offered twice: the second time by {implementation.plugin_name}")
+            found[name] = metric
+    return found
+
+
+def _offered(hook: str, implementation: pluggy.HookImpl, origin: str) -> Mapping[str, Callable[..., Any]]:
     try:
         offered = implementation.function()
     except Exception as error:
-        raise ClbenchError(f"plugin {origin}: methods() failed: {one_line(error)}") from error
+        raise ClbenchError(f"plugin {origin}: {hook}() failed: {one_line(error)}") from error
     if not isinstance(offered, Mapping) or not all(callable(factory) for factory in offered.values()):
-        raise ClbenchError(f"plugin {origin}: methods() must return a mapping from names to callables")
+        raise ClbenchError(f"plugin {origin}: {hook}() must return a mapping from names to callables")
     return offered
 
 

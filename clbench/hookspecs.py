@@ -29,6 +29,11 @@ def methods() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
     """Offer methods by name. The keyword parameters of each callable are the method's options."""
 
 
+@hookspec
+def metrics() -> Mapping[str, Callable[[str, str], float]]:  # type: ignore[empty-body]
+    """Offer metrics by name: from an answer and one right answer to a score in percent."""
+
+
 @hookspec(firstresult=True)
 def run_stream(run: Run) -> bool:  # type: ignore[empty-body]
     """Learn the stream's tasks and fill `run.scores`; return True. The core's default learns one task after another."""

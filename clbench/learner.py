@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from .backbone import Backbone, attach_adapter, merged
-from .batches import Batch, accumulation_group, collate, shuffled_batches, sorted_batches
+from .batches import Batch, accumulation_group, collate, longest_answer, shuffled_batches, sorted_batches
 from .seeding import derive_seed
 from .settings import Settings
 from .streams import Example
@@ -35,14 +35,13 @@ class Learner:
         self.settings = settings
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
-        self.encoder = backbone.encoder(settings.max_input, settings.max_target)
+        self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
         self.model = attach_adapter(backbone, settings)
         self.weights = Weights(self.model)
         self.task_index = 0
         self._hook = hook
         self._module = self.model.get_base_model()
         self._generation = transformers.GenerationConfig(
-            max_new_tokens=settings.max_answer,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -119,7 +118,10 @@ class Learner:
             yield accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device)
 
     def answer(self, examples: Sequence[Example]) -> list[str]:
-        """Return the model's greedy answers, in the order of the examples; the weights stay as they are."""
+        """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
+
+        An answer ends after `max_answer` tokens of the settings or, without, of its task.
+        """
         encoded = self.encoder.encode(examples)
         answers = [""] * len(encoded)
         self._module.eval()
@@ -130,6 +132,7 @@ class Learner:
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
                     generation_config=self._generation,
+                    max_new_tokens=self.settings.max_answer or max(longest_answer(examples[i]) for i in indices),
                 )
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):

@@ -24,11 +24,11 @@ from .discovery import Method, Plugins, run_manager
 from .errors import ClbenchError, one_line
 from .hookspecs import hookimpl
 from .learner import Learner
-from .metrics import cells_to_evaluate, score_answers
+from .metrics import METRICS, Metric, cells_to_evaluate, score_answers
 from .settings import Settings
 from .sources import check_labels_round_trip, fingerprint, fingerprint_questions
 from .store import SCHEMA_VERSION, RunFiles, write_atomically
-from .streams import Stream, Task, task_specs
+from .streams import Example, Stream, Task
 
 
 @dataclass(eq=False)
@@ -60,6 +60,7 @@ class Run:
     method_name: str
     files: RunFiles
     progress: Progress
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     def learn(self, task: Task, index: int) -> None:
         """Let the method learn a task as the stream's task `index`; keep its time and what it reports.
@@ -111,8 +112,8 @@ class Run:
                     f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
                     f"of task '{task.name}'"
                 )
-            targets = [example.target for example in task.test]
-            self.progress.scores[index][j] = score_answers(task.metric, answers, targets)
+            accepted = [example.accepted for example in task.test]
+            self.progress.scores[index][j] = score_answers(task.metric, answers, accepted, self.metrics)
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
         self.progress.evaluate_seconds.append(seconds)
@@ -187,26 +188,30 @@ def execute_run(
     files: RunFiles,
     watchers: Sequence[object] = (),
     save_adapter: bool = False,
+    audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run one method on one stream, from its checkpoint if there is one; write and return the record.
+
+    Args:
+        audit: the verdict on the data (`clbench.audit`), to be kept in the record.
 
     Raises:
         ClbenchError: the method or a setting fails; the checkpoint of the last finished task stays.
     """
     for task in tasks:
-        check_labels_round_trip(task.labels)
+        check_labels_round_trip(task.labels, plugins.metrics[task.metric])
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), *watchers])
     learner = Learner(backbone, settings, manager.hook)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
-    run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty)
+    run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:
         with files.lock():
             run.resume()
             manager.hook.run_stream(run=run)
             if save_adapter:
                 write_atomically(files.adapter, lambda path: learner.model.save_pretrained(path))
-            record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules)}
+            record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules), "audit": audit}
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
@@ -229,10 +234,11 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         "tasks": [
             {
                 "name": task.name,
-                "version": task_specs()[task.name].version,
+                "version": stream.spec(task.name).version,
                 "metric": task.metric,
                 "train": len(task.train),
                 "test": len(task.test),
+                "validation": len(task.validation),
             }
             for task in run.tasks
         ],
@@ -264,8 +270,12 @@ def _answer_rows(run: Run) -> list[dict[str, Any]]:
             task = run.tasks[int(j)]
             for number, (answer, example) in enumerate(zip(answers, task.test, strict=True)):
                 row = {"after": int(index), "task": task.name, "row": number, "answer": answer}
-                rows.append(row | {"target": example.target})
+                rows.append(row | {"target": example.target} | _references(example))
     return rows
+
+
+def _references(example: Example) -> dict[str, Any]:
+    return {"references": list(example.references)} if example.references else {}
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -22,11 +22,22 @@ class Settings:
     """
 
     backbone: Annotated[str, "mini (embedded), a Hugging Face hub id, or a local model folder"] = "mini"
-    data: Annotated[str, "toy (embedded), or a folder with train/ and test/ files, one JSON a task"] = "toy"
+    data: Annotated[str, "toy (embedded), hub (hub:FOLDER for a copy of it), or a folder in a public layout"] = "toy"
+    layout: Annotated[
+        Literal["auto", "rkif", "olora", "sapt"], "layout of the data folder; auto: what the folder shows"
+    ] = "auto"
     stream: Annotated[str, "a stream's name (`clbench streams`), or task names separated by commas"] = "long:1"
     seed: Annotated[int, "seed of initialisation, shuffling, dropout, sampling and memory"] = 1
     limit_train: Annotated[int | None, "training rows per task, class-balanced"] = None
     limit_test: Annotated[int | None, "test rows per task, class-balanced"] = None
+    train_per_class: Annotated[int | None, "training rows per class (O-LoRA's protocol takes 1000)"] = None
+    validation: Annotated[int, "rows per task carved out of the training rows, never trained on"] = 0
+    evaluate_on: Annotated[
+        Literal["test", "validation"], "score the test rows, or the validation rows (to choose hyper-parameters)"
+    ] = "test"
+    superni_metric: Annotated[
+        Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363, 875 and 1687"
+    ] = "rouge"
     epochs: Annotated[int, "passes over each task's training rows"] = 10
     batch_size: Annotated[int, "examples per optimizer step"] = 8
     micro_batch: Annotated[int | None, "examples per forward pass (gradient accumulation); none: the whole batch"] = (
@@ -38,8 +49,8 @@ class Settings:
     weight_decay: Annotated[float, "AdamW weight decay"] = 0.0
     clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip"] = 1.0
     max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut"] = 512
-    max_target: Annotated[int, "longest training target in tokens"] = 128
-    max_answer: Annotated[int, "longest generated answer in tokens"] = 128
+    max_target: Annotated[int | None, "longest training target in tokens; none: as max_answer"] = None
+    max_answer: Annotated[int | None, "longest generated answer in tokens; none: the task's own, else 128"] = None
     lora_rank: Annotated[int, "rank of the LoRA adapter"] = 8
     lora_alpha: Annotated[float, "LoRA scaling numerator"] = 32.0
     lora_dropout: Annotated[float, "dropout on the LoRA input"] = 0.05
@@ -59,9 +70,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         at_least = {
-            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1, "limit_test": 1,
-            "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1,
-            "max_answer": 1, "lora_rank": 1, "lora_alpha": 0, "lora_dropout": 0,
+            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1,
+            "limit_test": 1, "train_per_class": 1, "validation": 0, "learning_rate": 0, "warmup_steps": 0,
+            "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1, "max_answer": 1, "lora_rank": 1,
+            "lora_alpha": 0, "lora_dropout": 0,
         }  # fmt: skip
         values = asdict(self)
         for name, least in at_least.items():
@@ -70,6 +82,8 @@ class Settings:
                 raise ClbenchError(f"setting '{name}' must be at least {least}, not {value}")
         if self.lora_dropout >= 1:
             raise ClbenchError(f"setting 'lora_dropout' must be below 1, not {self.lora_dropout}")
+        if self.evaluate_on == "validation" and not self.validation:
+            raise ClbenchError("--evaluate-on validation needs --validation N, the rows per task to carve out")
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -85,7 +99,8 @@ def load_presets() -> dict[str, dict[str, Any]]:
 def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Settings:
     """Return the settings of a run from the values given by the user and a preset.
 
-    Without a preset's name, the preset called like the backbone applies, if there is one.
+    Without a preset's name, the preset called like the backbone applies, if there is one. On top of a preset comes the
+    one called PRESET:FAMILY for the stream's family, if there is one.
 
     Raises:
         ClbenchError: no such preset or setting, or a value out of its range.
@@ -93,6 +108,8 @@ def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Set
     presets = load_presets()
     if preset is not None and preset not in presets:
         raise unknown("preset", preset, presets)
-    chosen = presets.get(preset or given.get("backbone", Settings.backbone), {})
+    name = preset or given.get("backbone", Settings.backbone)
+    family = str(given.get("stream", Settings.stream)).split(":")[0]
+    chosen = {**presets.get(name, {}), **presets.get(f"{name}:{family}", {})}
     known = list_options(Settings)
     return Settings(**parse_options("setting", known, {**chosen, **given}))

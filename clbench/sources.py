@@ -1,112 +1,205 @@
-"""Where examples come from: the embedded toy data, or a folder in the layout of the Recurrent-KIF release.
+"""Where examples come from: the embedded toy data, a folder in a release's layout, the Hugging Face hub, a user's files.
 
-A source is a function from a task's name and split to `(passage, target)` rows; `load_tasks` turns rows into tasks, whatever
-the source. A new layout or a hub is one more such function in `open_source`.
+A source reads a task's rows of one split; `make_tasks` turns rows into tasks, whatever the source: it carves a validation
+set out of the training rows, cuts to the limits, and refuses an answer outside the label set.
 """
 
 import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from .errors import ClbenchError
-from .metrics import exact_match
+from .layouts import find_layout
+from .metrics import Metric, exact_match
+from .rows import Row
 from .seeding import derive_seed
-from .streams import SUFFIX, Example, Stream, Task, TaskSpec, task_specs
+from .settings import Settings
+from .streams import Example, Stream, Task, TaskSpec
 from .toy import toy_rows
 
-Row = tuple[str, str]
-Source = Callable[[TaskSpec, str], list[Row]]
+HUB = "hub"
+FULL = 99.9  # percent: a right answer, rounding aside
+HUB_TRAIN_ROWS = 1000  # a task, as in the paper
+HUB_TEST_ROWS = 500  # a class, as in the paper
 
 
-def open_source(data: str) -> Source:
-    """Return the source that `--data` names: 'toy' or a folder.
+@dataclass(frozen=True)
+class Source:
+    """Reads the rows of a task in the split 'train', 'test' or 'dev' (none where there is no dev split).
+
+    `train_rows` and `test_per_class` are the cuts of a source that holds whole data sets, where none are asked for.
+    """
+
+    read: Callable[[TaskSpec, str], Sequence[Row]]
+    train_rows: int | None = None
+    test_per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of the data a run takes; the fields are settings of the same names.
+
+    Training rows depend on the seed; test and validation rows do not, so that runs with different seeds are scored on the
+    same questions.
+    """
+
+    limit_train: int | None = None
+    limit_test: int | None = None
+    seed: int = 0
+    train_per_class: int | None = None
+    validation: int = 0
+    evaluate_on: Literal["test", "validation"] = "test"
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Selection":
+        """Return what a run's settings ask for."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+
+def open_source(data: str, layout: str = "auto", stream: Stream | None = None) -> Source:
+    """Return the source that `--data` names: 'toy', 'hub', 'hub:FOLDER' (a copy of it), or a folder; or a stream's own.
 
     Raises:
         ClbenchError: no such folder, or one in an unknown layout.
     """
+    if stream is not None and stream.read is not None:
+        return Source(cache(stream.read))
     if data == "toy":
-        return lambda spec, split: toy_rows(spec.name, split)
+        return Source(cache(_toy_rows))
+    if data == HUB or data.startswith(f"{HUB}:"):
+        from .hub import read_hub  # here: `datasets` is slow to import
+
+        mirror = Path(data.removeprefix(f"{HUB}:")) if data != HUB else None
+        return Source(cache(lambda spec, split: read_hub(spec, split, mirror)), HUB_TRAIN_ROWS, HUB_TEST_ROWS)
     folder = Path(data)
     if not folder.is_dir():
-        raise ClbenchError(f"no data '{data}': not 'toy' and not a folder")
-    for split in ("train", "test"):
-        if not (folder / split).is_dir():
-            raise ClbenchError(f"{folder}: no folder '{split}'; expected train/TASK.json and test/TASK.json")
-    return lambda spec, split: read_release_file(folder / split / f"{spec.name}.json", spec)
+        raise ClbenchError(f"no data '{data}': not 'toy' and not a folder, nor 'hub' or 'hub:FOLDER'")
+    found = find_layout(folder, layout)
+    return Source(cache(lambda spec, split: found.rows(folder, spec, split)))
 
 
-def read_release_file(path: Path, spec: TaskSpec) -> list[Row]:
-    """Read one file of the Recurrent-KIF release: a JSON list of `{id, instruction, input, output}`.
-
-    The instruction is taken from the task's specification; the input's closing "Answer:" line is cut.
-
-    Raises:
-        ClbenchError: the file is missing or malformed, has no rows, or a row lacks a field; names file and row.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        present = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none"
-        raise ClbenchError(f"{path}: no such file (tasks there: {present})") from None
-    except (ValueError, OSError) as error:
-        raise ClbenchError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, list):
-        raise ClbenchError(f"{path}: expected a JSON list of rows, found {type(content).__name__}")
-    if not content:
-        raise ClbenchError(f"{path}: the list of rows is empty")
-    return [_release_row(path, number, row, spec) for number, row in enumerate(content)]
-
-
-def _release_row(path: Path, number: int, row: object, spec: TaskSpec) -> Row:
-    if not isinstance(row, dict):
-        raise ClbenchError(f"{path}: row {number}: expected an object, found {type(row).__name__}")
-    for field in ("input", "output"):
-        if not isinstance(row.get(field), str):
-            raise ClbenchError(f"{path}: row {number}: no text field '{field}' (fields: {', '.join(map(str, row))})")
-    target = row["output"].strip()
-    if spec.labels and target not in spec.labels:
-        raise ClbenchError(
-            f"{path}: row {number}: answer '{target}' is not in the label set ({', '.join(spec.labels)})"
-        )
-    return row["input"].rstrip().removesuffix(SUFFIX.strip()).rstrip(), target
+def _toy_rows(spec: TaskSpec, split: str) -> list[Row]:
+    if split == "dev":
+        return []
+    return [
+        Row(passage, (target,), f"toy {spec.name} {split}: row {number}")
+        for number, (passage, target) in enumerate(toy_rows(spec.name, split))
+    ]
 
 
 def load_tasks(
     data: str, stream: Stream, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
 ) -> list[Task]:
-    """Return the stream's tasks with their examples, cut to the limits.
+    """Return the stream's tasks with their examples, cut to the limits; `make_tasks` has the other choices."""
+    return make_tasks(open_source(data, stream=stream), stream, Selection(limit_train, limit_test, seed))
 
-    The test rows depend on the limit alone, the training rows on the seed as well, so that runs with different
-    seeds are scored on the same questions.
+
+def make_tasks(source: Source, stream: Stream, selection: Selection, superni_metric: str = "rouge") -> list[Task]:
+    """Return the stream's tasks with their examples.
+
+    With `evaluate_on` 'validation', the questions of a task are its validation rows and the test rows are not there.
 
     Raises:
-        ClbenchError: the data is missing or malformed.
+        ClbenchError: the data is missing or malformed, has an answer outside the label set, or too few rows.
     """
-    source = open_source(data)
-    tasks = []
-    for name in stream.tasks:
-        spec = task_specs()[name]
-        train = limit_rows(source(spec, "train"), limit_train, derive_seed("train", seed, name))
-        test = limit_rows(source(spec, "test"), limit_test, derive_seed("test", name))
-        tasks.append(Task(name, _examples(spec, train), _examples(spec, test), labels=spec.labels, metric=spec.metric))
-    return tasks
+    return [_make_task(source, stream.spec(name), selection, superni_metric) for name in stream.tasks]
 
 
-def _examples(spec: TaskSpec, rows: Sequence[Row]) -> tuple[Example, ...]:
-    return tuple(spec.example(passage, target) for passage, target in rows)
+def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_metric: str) -> Task:
+    balanced = bool(spec.labels)
+    pool = usable_rows(spec, source.read(spec, "train"))
+    validation = choose_rows(pool, selection.validation, derive_seed("validation", spec.name), balanced)
+    asked = {row.passage for row in validation}
+    pool = [row for row in pool if row.passage not in asked]
+    if not pool or len(validation) < selection.validation:
+        raise ClbenchError(
+            f"task '{spec.name}': --validation {selection.validation} leaves nothing of its "
+            f"{len(pool) + len(validation)} training rows"
+        )
+    train_seed = derive_seed("train", selection.seed, spec.name)
+    limit = selection.limit_train
+    if selection.train_per_class is not None:
+        pool = choose_per_class(spec, pool, selection.train_per_class, train_seed)
+    elif limit is None:
+        limit = source.train_rows
+    train = choose_rows(pool, limit, train_seed, balanced)
+    test = validation if selection.evaluate_on == "validation" else _test_rows(source, spec, selection.limit_test)
+    chooser = random.Random(derive_seed("reference", selection.seed, spec.name))
+    return Task(
+        spec.name,
+        tuple(spec.example(row.passage, chooser.choice(row.answers)) for row in train),
+        tuple(question(spec, row) for row in test),
+        tuple(question(spec, row) for row in validation),
+        spec.labels,
+        spec.metric_mixed or spec.metric if superni_metric == "mixed" else spec.metric,
+    )
 
 
-def limit_rows(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
-    """Return at most `limit` rows, class-balanced as far as the classes reach, in the original order."""
+def _test_rows(source: Source, spec: TaskSpec, limit: int | None) -> list[Row]:
+    rows = usable_rows(spec, source.read(spec, "test"))
+    seed = derive_seed("test", spec.name)
+    if limit is None and source.test_per_class is not None:
+        return choose_per_class(spec, rows, source.test_per_class, seed)
+    return choose_rows(rows, limit, seed, bool(spec.labels))
+
+
+def question(spec: TaskSpec, row: Row) -> Example:
+    """Return a row as an example whose every answer counts as right."""
+    return spec.example(row.passage, row.answers[0], row.answers if len(row.answers) > 1 else ())
+
+
+def is_blank(spec: TaskSpec, row: Row) -> bool:
+    """Return whether a row has no question or no answer (an empty text, or a mark in place of the label)."""
+    return not row.passage.strip() or not any(row.answers) or row.answers[0] in spec.unlabelled
+
+
+def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without the blank ones (`clbench audit` counts those).
+
+    Raises:
+        ClbenchError: an answer is not in the task's label set, or no row is left.
+    """
+    kept = [row for row in rows if not is_blank(spec, row)]
+    for row in kept:
+        for answer in row.answers:
+            if spec.labels and answer not in spec.labels:
+                raise ClbenchError(f"{row.place}: answer '{answer}' is not in the label set ({', '.join(spec.labels)})")
+    if not kept:
+        place = rows[0].place if rows else f"task '{spec.name}'"
+        raise ClbenchError(f"{place}: no row has both a question and an answer")
+    return kept
+
+
+def choose_per_class(spec: TaskSpec, rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
+    """Return at most `limit` rows of each class, in the original order; free text is one class."""
+    of_class = defaultdict(list)
+    for index, row in enumerate(rows):
+        of_class[row.answers[0] if spec.labels else ""].append(index)
+    chooser = random.Random(seed)
+    chosen = [index for name in sorted(of_class) for index in _draw(chooser, of_class[name], limit)]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _draw(chooser: random.Random, indices: list[int], limit: int) -> list[int]:
+    return indices if len(indices) <= limit else chooser.sample(indices, limit)
+
+
+def choose_rows(rows: Sequence[Row], limit: int | None, seed: int, balanced: bool = True) -> list[Row]:
+    """Return at most `limit` rows in the original order: class-balanced as far as the classes reach, or drawn uniformly."""
     if limit is None or limit >= len(rows):
         return list(rows)
     chooser = random.Random(seed)
+    if not balanced:
+        return [rows[index] for index in sorted(chooser.sample(range(len(rows)), limit))]
     of_class = defaultdict(list)
-    for index, (_, target) in enumerate(rows):
-        of_class[target].append(index)
+    for index, row in enumerate(rows):
+        of_class[row.answers[0]].append(index)
     for indices in of_class.values():
         chooser.shuffle(indices)
     chosen: list[int] = []
@@ -118,26 +211,32 @@ def limit_rows(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
 
 
 def fingerprint(tasks: Sequence[Task]) -> str:
-    """Return a digest of every prompt and target, so that a record says on which data it was made."""
+    """Return a digest of every prompt and answer and how it is scored, so that a record says on which data it was made."""
     digest = hashlib.sha256()
     for task in tasks:
+        digest.update(json.dumps([task.name, task.metric]).encode())
         for split in (task.train, task.validation, task.test):
-            digest.update(json.dumps([task.name, [(e.prompt, e.target) for e in split]]).encode())
+            rows = [(e.prompt, e.target, e.max_answer, *e.references) for e in split]
+            digest.update(json.dumps(rows).encode())
     return digest.hexdigest()[:16]
 
 
 def fingerprint_questions(tasks: Sequence[Task]) -> str:
     """Return a digest of the test rows, the same for every order of the tasks and every seed of a run."""
-    return fingerprint([Task(task.name, (), task.test) for task in sorted(tasks, key=lambda task: task.name)])
+    by_name = sorted(tasks, key=lambda task: task.name)
+    return fingerprint([replace(task, train=(), validation=()) for task in by_name])
 
 
-def check_labels_round_trip(labels: Sequence[str]) -> None:
+def check_labels_round_trip(labels: Iterable[str], metric: Metric = exact_match) -> None:
     """Check that each label scores 100 against itself alone.
 
     Raises:
-        ClbenchError: two labels are one after normalisation.
+        ClbenchError: two labels are one to the metric.
     """
-    for label in labels:
-        twins = [other for other in labels if exact_match(label, other)]
+    names = list(labels)
+    for label in names:
+        twins = [other for other in names if metric(label, other) > FULL]
+        if label not in twins:
+            raise ClbenchError(f"label '{label}' does not score 100 against itself by the task's metric")
         if twins != [label]:
             raise ClbenchError(f"labels {twins} are the same answer after normalisation")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CLBENCH_CACHE", "none")
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from clbench.batches import Encoded, Encoder, accumulation_group, shuffled_batch
 from clbench.errors import ClbenchError
 from clbench.streams import Example
 
-LONG = Example("What is the topic? Option: World, Sports.", " ".join(f"word{i}" for i in range(300)), "Sports")
+LONG = Example("What is the topic? Option: World, Sports.\n", " ".join(f"word{i}" for i in range(300)), "Sports")
 CPU = torch.device("cpu")
 
 
@@ -16,7 +16,7 @@ def test_the_middle_of_the_passage_is_cut(backbone):
     short = Encoder(backbone.tokenizer, 64, 8).encode([LONG])[0].input_ids
     assert len(whole) > 64 == len(short)
     text = backbone.tokenizer.decode(short, skip_special_tokens=True)
-    assert text.startswith(LONG.instruction + "\nword0")
+    assert text.startswith(LONG.head + "word0")
     assert text.endswith("299\nAnswer:")
     assert short[-1] == backbone.tokenizer.eos_token_id
     kept = next(n for n in range(64) if short[: n + 1] != whole[: n + 1])
@@ -24,7 +24,7 @@ def test_the_middle_of_the_passage_is_cut(backbone):
 
 
 def test_a_prompt_that_fits_is_left_alone(backbone):
-    example = Example("Topic?", "short", "Sports")
+    example = Example("Topic?\n", "short", "Sports")
     assert (
         Encoder(backbone.tokenizer, 64, 8).encode([example])[0].input_ids
         == backbone.tokenizer(example.prompt)["input_ids"]
@@ -39,7 +39,7 @@ def test_an_instruction_that_does_not_fit_is_an_error(backbone):
 def test_targets_keep_their_end_token(backbone):
     labels = (
         Encoder(backbone.tokenizer, 64, 4)
-        .encode([Example("Topic?", "x", "a very long answer indeed, longer than four")])[0]
+        .encode([Example("Topic?\n", "x", "a very long answer indeed, longer than four")])[0]
         .labels
     )
     assert len(labels) == 4
@@ -54,7 +54,7 @@ def test_each_example_is_tokenised_once(backbone):
         return backbone.tokenizer(prompts, **settings)
 
     encoder = Encoder(counting, 64, 8)
-    examples = [Example("Topic?", f"text {i}", "Sports") for i in range(3)]
+    examples = [Example("Topic?\n", f"text {i}", "Sports") for i in range(3)]
     assert encoder.encode(examples) == encoder.encode(list(reversed(examples)))[::-1]
     assert sorted(texts) == sorted([e.prompt for e in examples] + [e.target for e in examples])
 

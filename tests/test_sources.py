@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from clbench.errors import ClbenchError
+from clbench.rows import Row
 from clbench.sources import (
     check_labels_round_trip,
+    choose_rows,
     fingerprint,
     fingerprint_questions,
-    limit_rows,
     load_tasks,
     open_source,
 )
@@ -67,13 +68,21 @@ def test_missing_folder_split_and_file(tmp_path):
 
 
 def test_limits_are_class_balanced_and_seeded():
-    rows = [(str(i), "ab"[i % 10 == 0]) for i in range(200)]  # 20 of b, 180 of a
-    chosen = limit_rows(rows, 30, seed=1)
-    assert Counter(target for _, target in chosen) == {"a": 15, "b": 15}
-    assert chosen == limit_rows(rows, 30, seed=1) != limit_rows(rows, 30, seed=2)
-    assert chosen == sorted(chosen, key=lambda row: int(row[0]))
-    assert Counter(target for _, target in limit_rows(rows, 60, 1)) == {"a": 40, "b": 20}  # b runs out
-    assert limit_rows(rows, 500, 1) == rows
+    rows = [Row(str(i), ("ab"[i % 10 == 0],)) for i in range(200)]  # 20 of b, 180 of a
+    chosen = choose_rows(rows, 30, seed=1)
+    assert Counter(row.answers[0] for row in chosen) == {"a": 15, "b": 15}
+    assert chosen == choose_rows(rows, 30, seed=1) != choose_rows(rows, 30, seed=2)
+    assert chosen == sorted(chosen, key=lambda row: int(row.passage))
+    assert Counter(row.answers[0] for row in choose_rows(rows, 60, 1)) == {"a": 40, "b": 20}  # b runs out
+    assert choose_rows(rows, 500, 1) == rows
+
+
+def test_free_text_is_drawn_uniformly():
+    rows = [Row(str(i), (f"answer {i:03}",)) for i in range(200)]
+    chosen = [int(row.passage) for row in choose_rows(rows, 50, 1, balanced=False)]
+    assert len(set(chosen)) == 50
+    assert chosen == sorted(chosen)
+    assert max(chosen) > 150  # a balanced draw would take the first answers of the alphabet
 
 
 def test_seeds_change_the_training_rows_and_never_the_test_rows():
@@ -90,7 +99,7 @@ def test_labels_that_normalise_to_one_are_refused():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL} (set CLBENCH_DATA)")
-@pytest.mark.parametrize("name", task_specs())
+@pytest.mark.parametrize("name", [name for name in task_specs() if not name.startswith("task")])
 def test_real_prompts_are_those_of_the_release(name):
     task = load_tasks(str(REAL), find_stream(name))[0]
     for split, examples in (("train", task.train), ("test", task.test)):
