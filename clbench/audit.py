@@ -120,7 +120,7 @@ def _audit_task(
     return TaskAudit(
         name=spec.name,
         rows={split: len(rows) for split, rows in splits.items()},
-        classes=Counter(row.answers[0] for row in splits["train"] if row.answers[0] in spec.labels),
+        classes=dict(Counter(row.answers[0] for row in splits["train"] if row.answers[0] in spec.labels)),
         duplicates={split: len(rows) - len(set(rows)) for split, rows in keys.items()},
         outside={split: sum(_is_outside(spec, row) for row in rows) for split, rows in splits.items()},
         blank={split: sum(is_blank(spec, row) for row in rows) for split, rows in splits.items()},

@@ -99,6 +99,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ClbenchError: it is not there, or is unreadable.
     """
+    transformers.utils.logging.set_verbosity_error()
     source = _locate(name)
     try:
         return transformers.AutoTokenizer.from_pretrained(source)

@@ -75,16 +75,13 @@ class Encoder:
         return made
 
     def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
-        prompts = self.tokenizer([example.prompt for example in examples])["input_ids"]
+        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True)
         targets = self.tokenizer([example.target for example in examples])["input_ids"]
-        long = [index for index, ids in enumerate(prompts) if len(ids) > self.max_input]
-        if long:  # offsets are slow to make, and few prompts need them
-            again = self.tokenizer([examples[index].prompt for index in long], return_offsets_mapping=True)
-            for index, offsets in zip(long, again["offset_mapping"], strict=True):
-                prompts[index] = shorten(prompts[index], offsets, examples[index], self.max_input)
         return [
-            Encoded(prompt, shorten_target(target, most))
-            for prompt, target, most in zip(prompts, targets, longest, strict=True)
+            Encoded(shorten(ids, offsets, example, self.max_input), shorten_target(target, most))
+            for ids, offsets, example, target, most in zip(
+                prompts["input_ids"], prompts["offset_mapping"], examples, targets, longest, strict=True
+            )
         ]
 
 
