@@ -170,7 +170,7 @@ def run_all(
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
         verdict = audit_stream(source, stream).verdict
         if verdict["errors"]:
-            console.print(f"the data has {verdict['errors']} errors: see `clbench audit`", style="yellow")
+            console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
         record = execute_run(
             settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter, verdict
         )

@@ -167,6 +167,6 @@ def audit(
         for finding in result.findings:
             console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
         warnings = len(result.findings) - result.errors
-        console.print(f"{result.errors} errors, {warnings} warnings in {data}", highlight=False, markup=False)
+        console.print(f"errors: {result.errors}, warnings: {warnings}, data: {data}", highlight=False, markup=False)
     if result.errors:
         sys.exit(1)

@@ -82,7 +82,7 @@ def _rows(hub: HubData, table: Any, place: str, seed: int) -> list[Row]:
     rows = []
     for index, row in zip(sorted(chosen), table.select(sorted(chosen)).to_list(), strict=True):
         where = f"{place}: row {index}"
-        passage = template.passage(cells(row, template.columns, where))
+        passage = template.fill(cells(row, template.columns, where))
         rows.append(Row(passage.rstrip(), (names[str(row[hub.label])],), where))
     return rows
 

@@ -29,11 +29,17 @@ class Template:
             parsed = list(string.Formatter().parse(self.text))
         except ValueError as error:
             raise ClbenchError(f"{error}; write {{{{ and }}}} for braces") from None
-        for _, column, form, conversion in parsed:
-            if column is not None and (not column.strip() or form or conversion):
+        parts: list[tuple[str, str | None]] = []
+        text = ""
+        for literal, column, form, conversion in parsed:
+            text += literal  # an escaped brace ends a literal without a column
+            if column is None:
+                continue
+            if not column.strip() or form or conversion:
                 raise ClbenchError("between braces stands the name of a column and nothing else")
-        parts = [(literal, column) for literal, column, _, _ in parsed]
-        return tuple(parts if parts and parts[-1][1] is None else [*parts, ("", None)])
+            parts.append((text, column))
+            text = ""
+        return (*parts, (text, None))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,6 +60,10 @@ class Template:
         """Return what lies between head and tail, filled in."""
         first, *rest = [(literal, column) for literal, column in self.parts if column is not None]
         return values[first[1]] + "".join(literal + values[column] for literal, column in rest)
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the whole text, filled in."""
+        return self.head + self.passage(values) + self.tail
 
 
 def cell(row: Mapping[str, Any], column: str, place: str) -> str:
