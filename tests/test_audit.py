@@ -97,7 +97,7 @@ def test_an_unreadable_file_is_an_error_and_the_rest_is_audited(clbench, tmp_pat
     result = clbench(*words)
     assert result.exit_code == 1, result.output
     assert "error: imdb: d/test/imdb.json: cannot be read as JSON" in result.output
-    assert "errors: 1, warnings: 0, data: d" in result.output
+    assert "errors: 1, warnings: 3, data: d" in result.output
     content = json.loads(clbench(*words, "--format", "json").output)
     assert content["errors"] == 1
     assert [task["rows"]["test"] for task in content["tasks"]] == [0, 1]
