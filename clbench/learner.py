@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from .backbone import Backbone, attach_adapter, merged
-from .batches import Batch, accumulation_group, collate, longest_answer, shuffled_batches, sorted_batches
+from .batches import Batch, Encoded, accumulation_group, collate, longest_answer, shuffled_batches, sorted_batches
 from .seeding import derive_seed
 from .settings import Settings
 from .streams import Example
@@ -126,18 +127,30 @@ class Learner:
         answers = [""] * len(encoded)
         self._module.eval()
         with torch.no_grad(), merged(self.model):
-            for indices in sorted_batches([len(row.input_ids) for row in encoded], self.settings.eval_batch_size):
+            for longest, indices in self._answer_batches(examples, encoded):
                 batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
                 tokens = self._module.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
                     generation_config=self._generation,
-                    max_new_tokens=self.settings.max_answer or max(longest_answer(examples[i]) for i in indices),
+                    max_new_tokens=longest,
                 )
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text.strip()
         return answers
+
+    def _answer_batches(
+        self, examples: Sequence[Example], encoded: Sequence[Encoded]
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield an answer's length and the examples to be answered with it, long prompts first."""
+        of_length = defaultdict(list)
+        for index, example in enumerate(examples):
+            of_length[self.settings.max_answer or longest_answer(example)].append(index)
+        for longest, members in of_length.items():
+            lengths = [len(encoded[index].input_ids) for index in members]
+            for part in sorted_batches(lengths, self.settings.eval_batch_size):
+                yield longest, [members[number] for number in part]
 
     def notify(self, step: int, steps: int, loss: Tensor) -> None:
         """Tell the watchers that an optimizer step was taken."""

@@ -21,7 +21,7 @@ from .rows import Row
 from .seeding import derive_seed
 from .settings import Settings
 from .streams import Example, Stream, Task, TaskSpec
-from .toy import toy_rows
+from .toy import TOY_TASKS, toy_rows
 
 HUB = "hub"
 FULL = 99.9  # percent: a right answer, rounding aside
@@ -85,6 +85,8 @@ def open_source(data: str, layout: str = "auto", stream: Stream | None = None) -
 
 
 def _toy_rows(spec: TaskSpec, split: str) -> list[Row]:
+    if spec.name not in TOY_TASKS:
+        raise ClbenchError(f"task '{spec.name}' has no toy data; give its folder with --data FOLDER")
     if split == "dev":
         return []
     return [

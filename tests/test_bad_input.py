@@ -139,6 +139,7 @@ FOLDERS = {
     "validation takes all": ({}, ["--data", "toy", "--validation", "100000"], "--validation 100000 leaves nothing of its"),
     "negative validation": ({}, ["--data", "toy", "--validation", "-1"], "setting 'validation' must be at least 0"),
     "zero per class": ({}, ["--data", "toy", "--train-per-class", "0"], "setting 'train_per_class' must be at least 1"),
+    "toy of SuperNI": ({}, ["--data", "toy", "--stream", QUOREF], f"task '{QUOREF}' has no toy data; give its folder"),
     "another metric": ({}, ["--superni-metric", "bleu"], "no choice for option 'superni_metric': 'bleu'"),
     "no stream file": ({}, ["--stream", "none.toml"], "no stream file 'none.toml'; `clbench streams new none.toml`"),
     "data beside a stream": (

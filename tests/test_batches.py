@@ -23,6 +23,19 @@ def test_the_middle_of_the_passage_is_cut(backbone):
     assert short == whole[:kept] + whole[len(whole) - (64 - kept) :]
 
 
+def test_another_tail_is_kept_as_well(backbone):
+    example = Example("Input: ", "word " * 300, "x", "\nOutput: ")
+    text = backbone.tokenizer.decode(Encoder(backbone.tokenizer, 40, 8).encode([example])[0].input_ids)
+    assert text.startswith("Input: word word")
+    assert text.endswith("word \nOutput: </s>")
+
+
+def test_a_target_without_a_setting_is_as_long_as_its_task_says(backbone):
+    example = Example("Topic?\n", "x", "word " * 200, max_answer=5)
+    other = Example("Topic?\n", "x", "word " * 200)
+    assert [len(row.labels) for row in Encoder(backbone.tokenizer, 64, None).encode([example, other])] == [5, 128]
+
+
 def test_a_prompt_that_fits_is_left_alone(backbone):
     example = Example("Topic?\n", "short", "Sports")
     assert (

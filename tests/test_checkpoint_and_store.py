@@ -13,7 +13,7 @@ from clbench.store import RunFiles, read_record, read_records, slug, write_atomi
 from clbench.streams import Example
 
 CPU = torch.device("cpu")
-EXAMPLE = Example("question", "passage", "answer")
+EXAMPLE = Example("question", "passage", "answer", "tail", ("answer", "other"), 7)
 
 
 @dataclass(eq=False)

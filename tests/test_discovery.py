@@ -163,3 +163,17 @@ def test_an_option_without_default_must_be_given():
     with pytest.raises(ClbenchError, match="needs a value: --set strength="):
         method.resolve_options({})
     assert method.build(method.resolve_options({"strength": "2"})) == 2.0
+
+
+def test_plugins_offer_metrics(tmp_path):
+    text = "from clbench import hookimpl\n@hookimpl\ndef metrics():\n    return {}\n"
+    (tmp_path / "a.py").write_text(text.format("{'half': lambda answer, target: 50.0}"))
+    (tmp_path / "b.py").write_text(text.format("{'half': lambda answer, target: 51.0}"))
+    (tmp_path / "c.py").write_text(text.format("['half']"))
+    found = find_plugins([tmp_path / "a.py"])
+    assert found.metrics["half"]("", "") == 50
+    assert "rouge_l" in found.metrics
+    with pytest.raises(ClbenchError, match=r"metric 'half' is offered twice: the second time by .*\.py"):
+        find_plugins([tmp_path / "a.py", tmp_path / "b.py"])
+    with pytest.raises(ClbenchError, match=r"metrics\(\) must return a mapping"):
+        find_plugins([tmp_path / "c.py"])

@@ -3,13 +3,18 @@
 import pytest
 
 from clbench.metrics import (
+    METRICS,
     backward_transfer,
     cells_to_evaluate,
     exact_match,
+    exact_match_lower,
+    exact_match_verbatim,
     forgetting,
     normalise,
     overall_performance,
+    rouge_l,
     score_answers,
+    token_f1,
 )
 from clbench.sources import check_labels_round_trip
 from clbench.streams import task_specs
@@ -57,6 +62,37 @@ def test_normalisation_keeps_articles_and_drops_punctuation_and_case():
     assert exact_match("world.", "World") == 100
     assert exact_match("", "World") == 0
     assert exact_match("a", "A") == 100
+
+
+def test_the_exact_matches_differ_in_what_they_overlook():
+    metrics = (exact_match, exact_match_lower, exact_match_verbatim)
+    assert [metric(" World.", "world") for metric in metrics] == [100, 0, 0]
+    assert [metric(" World ", "world") for metric in metrics] == [100, 100, 0]
+    assert [metric(" World ", "World") for metric in metrics] == [100, 100, 100]
+
+
+def test_token_f1_by_hand():
+    assert token_f1("the cat sat", "The cat, the dog") == pytest.approx(100 * 2 * 2 / (3 + 4))
+    assert token_f1("", "cat") == token_f1("dog", "cat") == 0
+    assert token_f1("Cat.", "cat") == token_f1("", "") == 100
+
+
+def test_rouge_l_by_hand():
+    assert rouge_l("the cat sat", "the cat sat") == 100
+    assert rouge_l("", "cat") == 0
+    assert rouge_l("the cats were sitting", "a cat sits") == pytest.approx(100 * 2 * 2 / (4 + 3))  # stems cat, sit
+    assert rouge_l("b a", "a b") == pytest.approx(50)  # order counts
+
+
+def test_of_several_references_the_best_counts():
+    assert score_answers("exact_match", ["x", "y"], [("z", "x"), "y"]) == 100
+    assert score_answers("rouge_l", ["a cat", "dog"], [("a dog", "a cat"), ("bird",)]) == 50
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_gives_100_to_the_reference_and_0_to_nothing(name):
+    assert METRICS[name]("Science or Technology", "Science or Technology") == pytest.approx(100)
+    assert METRICS[name]("", "Science or Technology") == 0
 
 
 def test_score_answers_refuses_a_missing_answer():
