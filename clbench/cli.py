@@ -289,6 +289,7 @@ def show(record: str, results: Path) -> None:
     console = Console()
     chosen = [content["stream"]["name"], recipe_text(content), changed_options(content)]
     console.print(f"{content['name']}: {', '.join(filter(None, chosen))}", highlight=False)
+    console.print(f"{content['method']}: score on each task (column) after learning (row)", highlight=False)
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)

@@ -207,8 +207,7 @@ def _latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def matrix_table(record: Record) -> Table:
     """Return a record's score matrix as a rich table: a row after each task, a column a task."""
     names = [task["name"] for task in record["tasks"]]
-    title = f"{record['method']}: score on each task (column) after learning (row)"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("after")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
