@@ -100,6 +100,11 @@ def audit_stream(
         audit = _audit_task(spec, splits, count_tokens, max_input)
         tasks.append(audit)
         findings += _judge(spec, audit, splits, max_input)
+        fixed = count_tokens([spec.example("", "").prompt])[0] if count_tokens else 0
+        if max_input is not None and fixed >= max_input:
+            findings.append(
+                Finding("error", name, f"instruction and closing line alone take {fixed} of {max_input} tokens")
+            )
         questions[name] = {split: [_key(row) for row in rows] for split, rows in splits.items()}
     return Audit(tuple(tasks), (*findings, *_shared_questions(questions)))
 

@@ -157,6 +157,7 @@ def audit(
     if order is not None and stream is not None:
         raise ClbenchError("--order and --stream both name the stream; give one")
     chosen = find_stream(order or stream or Settings.stream)
+    data = str(chosen.file or data)
     settings, count = _tokenizer(backbone, max_input, chosen, data)
     result = audit_stream(open_source(data, layout, chosen), chosen, count, settings.max_input)
     if style == "json":

@@ -69,7 +69,7 @@ def _rows(hub: HubData, table: Any, place: str, seed: int) -> list[Row]:
     if missing:
         raise ClbenchError(f"{place}: no column '{missing[0]}' (columns: {', '.join(table.column_names)})")
     of_class = defaultdict(list)
-    for index, value in enumerate(table.with_format("arrow")[:][hub.label].to_pylist()):
+    for index, value in enumerate(table.select_columns([hub.label]).with_format("arrow")[:][hub.label].to_pylist()):
         of_class[str(value)].append(index)
     unexpected = sorted(set(of_class) - set(names))
     if unexpected:

@@ -3,10 +3,11 @@
 Every reader returns the same passage and answers for the same row, so that the prompt does not depend on the release.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .errors import ClbenchError, unknown
@@ -128,7 +129,7 @@ def _has(pattern: str, folder: Path) -> bool:
     return next(folder.glob(pattern), None) is not None
 
 
-LAYOUTS = {
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({
     layout.name: layout
     for layout in (
         Layout(
@@ -137,4 +138,4 @@ LAYOUTS = {
         Layout("sapt", "TASK/{train,test}.json", partial(_has, "*/train.json"), _sapt_path, read_sapt),
         Layout("olora", "GROUP/TASK/{train,test}.json", partial(_has, "*/*/train.json"), _olora_path, read_olora),
     )
-}  # fmt: skip
+})  # fmt: skip

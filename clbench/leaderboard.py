@@ -120,6 +120,8 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         f"{settings['epochs']} ep",
         f"lr {settings['learning_rate']:g}",
     ]
+    if settings.get("evaluate_on") == "validation":
+        parts.append("scored on validation")
     return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
 
 

@@ -20,7 +20,7 @@ TEXT_KEYS = (*REQUIRED, "metric")
 
 EXAMPLE = '''\
 # A stream of your own for `clbench run --stream {file}`; `clbench streams check {file}` shows what comes out.
-# Files lie relative to this one: .json (a list of objects), .jsonl, .csv, .tsv or .parquet.
+# Files lie relative to this one: .json (a list of objects), .jsonl, .csv, .tsv or .parquet. Messages count rows from 0.
 
 name = "{name}"   # in the records and the leaderboard
 version = 1              # raise it when you change something that changes a score

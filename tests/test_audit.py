@@ -85,6 +85,14 @@ def test_prompts_over_the_limit_and_the_longest():
     assert (result.tasks[0].cut, result.tasks[0].longest) == (0.25, 16 + 51 + 1)  # instruction, passage, "Answer:"
 
 
+def test_a_prompt_whose_fixed_text_does_not_fit_is_an_error():
+    counts = {"count_tokens": lambda texts: [len(text.split()) for text in texts], "max_input": 17}
+    assert messages(audit({"sst-2": {"train": GOOD, "test": NEW}}, **counts)) == [
+        "warning: sst-2: 100% of the prompts are shortened to 17 tokens",
+        "error: sst-2: instruction and closing line alone take 17 of 17 tokens",
+    ]
+
+
 def test_an_unreadable_file_is_an_error_and_the_rest_is_audited(clbench, tmp_path):
     for split in ("train", "test"):
         (tmp_path / "d" / split).mkdir(parents=True)

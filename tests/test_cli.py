@@ -202,7 +202,8 @@ def test_unknown_lora_targets_name_the_modules(clbench, tiny_run):
 def test_light_commands_do_not_import_torch():
     code = (
         "import sys; from click.testing import CliRunner; from clbench.cli import main\n"
-        "for words in (['--help'], ['run', '--help'], ['streams'], ['leaderboard', '--results', sys.argv[1]]):\n"
+        "for words in (['--help'], ['run', '--help'], ['streams'], ['leaderboard', '--results', sys.argv[1]],"
+        "              ['audit', '--stream', 'sst-2', '--backbone', 'none']):\n"
         "    result = CliRunner().invoke(main, words); assert result.exit_code == 0, result.output\n"
         "    assert 'torch' not in sys.modules, words\n"
     )

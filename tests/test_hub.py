@@ -69,9 +69,7 @@ def test_of_a_large_class_the_same_pool_is_taken_each_time(tmp_path, monkeypatch
     monkeypatch.setattr(hub_module, "POOL", 3)
     folder = write_hub(tmp_path / "hub", ["imdb"])
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(50)]
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist(rows), folder / "stanfordnlp/imdb/plain_text/train/0000.parquet"
-    )
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "stanfordnlp/imdb/0000/train/0000.parquet")
     first = read_hub(task_specs()["imdb"], "train", folder)
     assert len(first) == 6
     assert first == read_hub(task_specs()["imdb"], "train", folder)

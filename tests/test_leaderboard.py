@@ -102,6 +102,15 @@ def test_streams_stand_beside_each_other_best_first():
     assert cells[1][:6] == ["seqlora", "-", "-", "30.0", "-5.0", "1"]
 
 
+def test_scores_on_validation_rows_say_so():
+    from clbench.leaderboard import recipe_text
+
+    scored = record()
+    assert "scored on validation" not in recipe_text(scored)
+    scored["settings"]["evaluate_on"] = "validation"
+    assert recipe_text(scored).endswith("scored on validation")
+
+
 def test_stream_filter():
     records = [record(), record(stream="standard:1"), record(stream="long:2", seed=3)]
     assert [row.runs for row in make_rows(records, "long")] == [2]

@@ -71,6 +71,15 @@ def test_a_new_stream_is_checked_and_runs(clbench, tiny_run, tiny_folder, tmp_pa
     assert "already finished" not in clbench(*words).output
 
 
+def test_the_stream_that_the_readme_shows_is_right(clbench, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (tmp_path / "s.toml").write_text(readme.split("```toml\n")[1].split("```")[0])
+    write_tickets(tmp_path)
+    result = clbench("streams", "check", "s.toml", "--backbone", "none")
+    assert result.exit_code == 0, result.output
+    assert "Which team? Option: billing, technical.\nNo 0\nThe screen is wrong\nAnswer:\n-> technical" in result.output
+
+
 def test_every_format_gives_the_same_examples(tmp_path):
     rows = [{"text": 'a "b", ü\nc', "label": 1}, {"text": "d", "label": 0}]
     (tmp_path / "r.json").write_text(json.dumps(rows))

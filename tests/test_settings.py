@@ -47,3 +47,11 @@ def test_the_recipe_leaves_out_what_does_not_change_scores():
     second = Settings(seed=2, stream="long:2", device="auto", eval_batch_size=64)
     assert first.recipe == second.recipe
     assert first.recipe != Settings(epochs=3).recipe
+
+
+def test_a_preset_can_add_to_itself_for_one_family_of_streams():
+    assert resolve_settings({}).max_input == 128
+    assert resolve_settings({"stream": "superni:2"}).max_input == 512
+    assert resolve_settings({"stream": "superni:2", "max_input": "300"}).max_input == 300
+    assert resolve_settings({"stream": "superni:2", "backbone": "google-t5/t5-large"}).max_input == 512
+    assert resolve_settings({"stream": "superni:2"}).learning_rate == resolve_settings({}).learning_rate
