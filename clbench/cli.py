@@ -153,7 +153,7 @@ def run_all(
     from .store import read_record
 
     backbone = None
-    read_once = cache(open_source)
+    read_once, audit_once = cache(open_source), cache(audit_stream)
     for stream, settings in plans:
         source = read_once(settings.data, settings.layout, stream if stream.read else None)
         tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
@@ -168,7 +168,7 @@ def run_all(
             with console.status(f"loading backbone {settings.backbone}"):
                 backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
-        verdict = audit_stream(source, stream).verdict
+        verdict = audit_once(source, stream).verdict
         if verdict["errors"]:
             console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
         record = execute_run(

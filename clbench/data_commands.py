@@ -40,7 +40,7 @@ def tokenizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def streams(context: click.Context) -> None:
-    """List the streams and tasks, or write (new) and check (check) a stream of your own."""
+    """List the streams and tasks; `new` writes and `check` checks a stream of your own."""
     if context.invoked_subcommand is not None:
         return
     console = Console()
@@ -50,7 +50,9 @@ def streams(context: click.Context) -> None:
     console.print(table)
     family_of = {name: stream.family for stream in known_streams().values() for name in stream.tasks}
     for family in dict.fromkeys(family_of.values()):
-        table = Table("Task", "Labels", "Metric", "Version", title=family, title_justify="left")
+        table = Table(title=family, title_justify="left")
+        for column in ("Task", "Labels", "Metric", "Version"):
+            table.add_column(column, overflow="fold")
         for spec in task_specs().values():
             metric = spec.metric if spec.metric_mixed is None else f"{spec.metric} (mixed: {spec.metric_mixed})"
             if family_of.get(spec.name) == family:
@@ -75,11 +77,13 @@ def new(file: str) -> None:
 
 @streams.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--prompts", default=3, help="How many prompts to show, spread over the tasks. [3]")
+@click.option(
+    "--prompts", type=click.IntRange(0), default=3, help="How many prompts to show, spread over the tasks. [3]"
+)
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
 @tokenizer_options
 def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, max_input: str | None) -> None:
-    """Check a stream file and its data; show prompts as the model will read them."""
+    """Check a stream file and its data; show prompts."""
     from .audit import audit_stream
     from .discovery import find_plugins
     from .own_streams import check_metrics, read_stream
