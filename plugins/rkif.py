@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 
 from clbench import hookimpl
-from clbench.importance import Importance, top_mask
+from clbench.importance import Importance, min_max, top_mask
 from clbench.memory import Memory
 
 RELEASE = {
@@ -172,9 +172,3 @@ class RecurrentKIF:
         """Return which weights are important enough."""
         parts = weights.views(scores).values() if self.scope == "tensor" else None
         return top_mask(scores, self.top, strict=self.ties == "out", parts=parts)
-
-
-def min_max(scores):
-    """Scale scores to 0..1; all zeros if they are all the same."""
-    low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
