@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from .errors import ClbenchError, unknown
@@ -237,6 +238,40 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
         if not table.row_count:
             table.add_row("(none)")
     console.print(table)
+
+
+@main.command("check-method")
+@click.argument("name")
+@click.option("--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable.")
+@plugin_option
+@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads. [1]")
+@click.pass_context
+def check_method(
+    context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
+) -> None:
+    """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
+    console = Console()
+    with console.status("loading the plugins"):
+        from .discovery import find_plugins
+
+        found = find_plugins(plugins)
+    method = found.method(name)
+    options = method.resolve_options(parse_assignments(given))
+    method.build(options)
+    with console.status(f"checking {name} on two tiny tasks"):
+        import torch
+
+        from .check import check_method
+
+        torch.set_num_threads(threads)
+        findings = check_method(found, method, options)
+    table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
+    for finding in findings:
+        table.add_row(
+            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"✓ {finding.note}", "green")
+        )
+    console.print(table)
+    context.exit(int(any(finding.fault for finding in findings)))
 
 
 @main.command()

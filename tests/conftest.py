@@ -17,9 +17,7 @@ from clbench.learner import Learner
 from clbench.settings import Settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny import save_tiny_t5
+from clbench.tiny import save_tiny_t5
 
 torch.set_num_threads(1)
 

@@ -1,17 +1,19 @@
-"""A tiny random T5 with a tokenizer, saved as a Hugging Face folder: the backbone of the tests."""
+"""A tiny random T5 with a tokenizer, saved as a Hugging Face folder: the backbone of checks and tests."""
 
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from clbench.sources import load_tasks
-from clbench.streams import find_stream
+from .sources import load_tasks
+from .streams import find_stream
 
 
 def save_tiny_t5(folder: Path) -> Path:
     """Write model and tokenizer; return the folder."""
+    transformers.utils.logging.disable_progress_bar()
     tasks = load_tasks("toy", find_stream("long:1"))
     texts = [text for task in tasks for example in task.train for text in (example.prompt, example.target)]
     tokenizer = Tokenizer(models.BPE())
