@@ -142,7 +142,9 @@ def run_all(
 
     backbone = None
     for stream, settings in plans:
-        tasks = load_tasks(settings.data, stream, settings.limit_train, settings.limit_test, settings.seed)
+        tasks = load_tasks(
+            settings.data, stream, settings.limit_train, settings.limit_test, settings.seed, settings.validation
+        )
         files = run_files(results, settings, method, options, tasks)
         wanted = files.record.exists() and (files.adapter.exists() or not save_adapter)
         if wanted and not force:
@@ -317,7 +319,7 @@ def show_leaderboard(console: Console, results: Path, stream: str | None, style:
 @results_option
 def show(record: str, results: Path) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
-    from .leaderboard import find_record, matrix_table, recipe_text
+    from .leaderboard import cost_text, find_record, matrix_table, recipe_text
     from .store import read_record
 
     content = read_record(find_record(record, results))
@@ -326,6 +328,8 @@ def show(record: str, results: Path) -> None:
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)
+    if cost_text(content):
+        console.print(cost_text(content), highlight=False)
     learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
     console.print(
         f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "

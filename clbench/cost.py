@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Generator, Mapping
+import weakref
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class CostMeter:
 
     method: object
     _run: Run | None = None
-    _before: set[int] = field(default_factory=set)
+    _before: list[weakref.ref[Tensor]] = field(default_factory=list)
     _within: int | None = None
 
     @hookimpl(wrapper=True)
@@ -109,7 +110,7 @@ class CostMeter:
         """Measure one task, once its method is done."""
         self._within = None
         if learner.task_index == MEASURED_TASK:
-            self._before = {tensor.untyped_storage().data_ptr() for tensor in living_tensors()}
+            self._before = [weakref.ref(tensor) for tensor in living_tensors()]
         whole = Stopwatch(learner.device)
         with whole:
             result = yield
@@ -138,17 +139,23 @@ class CostMeter:
         """At the last step of the measured task, see which tensors the method has made in it and still holds."""
         if learner.task_index != MEASURED_TASK or step != steps:
             return
-        phase = learner.phase
-        usual = [] if phase is None else [t for state in phase.optimizer.state.values() for t in state.values()]
-        known = {t.untyped_storage().data_ptr() for t in usual if isinstance(t, Tensor)} | self._before
-        found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in living_tensors()}
+        moments = [] if learner.phase is None else learner.phase.optimizer.state[learner.weights.vector].values()
+        usual = [tensor for tensor in moments if isinstance(tensor, Tensor)]
+        known = sizes_of([*usual, *(tensor for reference in self._before if (tensor := reference()) is not None)])
+        found = sizes_of(living_tensors())
         self._within = sum(size for place, size in found.items() if place not in known)
 
 
+def sizes_of(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Return the bytes of the storages that tensors lie in, by address."""
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+
 def living_tensors() -> list[Tensor]:
-    """Return the tensors of the process that Python holds (looks at all objects: a tenth of a second)."""
+    """Return the floating-point tensors that Python holds (looks at all objects: a tenth of a second)."""
     objects, kinds = gc.get_objects(), {Tensor, torch.nn.Parameter}
-    return list(itertools.compress(objects, map(kinds.__contains__, map(type, objects))))
+    tensors = itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def bytes_of(value: Any) -> int:

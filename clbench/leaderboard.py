@@ -58,7 +58,11 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
-    recipe = {name: value for name, value in record["settings"].items() if name not in (*NOT_RECIPE, "data")}
+    recipe = {
+        name: value
+        for name, value in record["settings"].items()
+        if name not in (*NOT_RECIPE, "data") and value is not None
+    }
     tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
     parts = (recipe, tasks, record.get("test_fingerprint"), record["options"], slug(record["settings"]["data"]))
     return (record["method"], record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
@@ -103,7 +107,8 @@ def method_label(record: Record) -> str:
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
     """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
     settings = record["settings"]
-    limits = f"{settings['limit_train'] or 'all'}/{settings['limit_test'] or 'all'} rows"
+    asked = f"{settings['validation']} validation" if settings.get("validation") else settings["limit_test"] or "all"
+    limits = f"{settings['limit_train'] or 'all'}/{asked} rows"
     parts = [
         slug(settings["backbone"]),
         slug(settings["data"]),
@@ -207,6 +212,23 @@ def matrix_table(record: Record) -> Table:
     for name, scores in zip(names, record["scores"], strict=True):
         table.add_row(name, *("" if value is None else f"{value:.1f}" for value in scores))
     return table
+
+
+def cost_text(record: Record) -> str:
+    """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
+    costs = record.get("costs")
+    if not costs:
+        return ""
+    sums = {name: sum(cost[name] for cost in costs) for name in ("forward_batches", "backward_batches", "own_seconds")}
+    rows, replayed = (sum(cost[name] for cost in costs) for name in ("rows", "replayed_rows"))
+    kept = max(cost["kept_bytes"] for cost in costs) / 2**20
+    held = [cost["held_bytes"] / 2**20 for cost in costs if cost["held_bytes"] is not None]
+    seconds = sum(record["timings"]["learn_seconds"])
+    return (
+        f"{sums['forward_batches']:,} forward and {sums['backward_batches']:,} backward batches, {replayed:,} of {rows:,} rows "
+        f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
+        f"{sums['own_seconds']:.1f} s ({100 * sums['own_seconds'] / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+    )
 
 
 def find_record(name: str, folder: Path) -> Path:

@@ -27,6 +27,9 @@ class Settings:
     seed: Annotated[int, "seed of initialisation, shuffling, dropout, sampling and memory"] = 1
     limit_train: Annotated[int | None, "training rows per task, class-balanced"] = None
     limit_test: Annotated[int | None, "test rows per task, class-balanced"] = None
+    validation: Annotated[
+        int | None, "choose options on this many rows per task, held out of train, instead of on the test rows"
+    ] = None
     epochs: Annotated[int, "passes over each task's training rows"] = 10
     batch_size: Annotated[int, "examples per optimizer step"] = 8
     micro_batch: Annotated[int | None, "examples per forward pass (gradient accumulation); none: the whole batch"] = (
@@ -60,6 +63,7 @@ class Settings:
     def __post_init__(self) -> None:
         at_least = {
             "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1, "limit_test": 1,
+            "validation": 1,
             "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1,
             "max_answer": 1, "lora_rank": 1, "lora_alpha": 0, "lora_dropout": 0,
         }  # fmt: skip

@@ -75,22 +75,35 @@ def _release_row(path: Path, number: int, row: object, spec: TaskSpec) -> Row:
 
 
 def load_tasks(
-    data: str, stream: Stream, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
+    data: str,
+    stream: Stream,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    seed: int = 0,
+    validation: int | None = None,
 ) -> list[Task]:
     """Return the stream's tasks with their examples, cut to the limits.
 
     The test rows depend on the limit alone, the training rows on the seed as well, so that runs with different
     seeds are scored on the same questions.
 
+    Args:
+        validation: hold so many rows per task out of train, class-balanced, the same for every seed, and ask them
+            instead of the test rows, which are not read: for choosing a method's options.
+
     Raises:
-        ClbenchError: the data is missing or malformed.
+        ClbenchError: the data is missing or malformed, or has too few training rows to hold some out.
     """
     source = open_source(data)
     tasks = []
     for name in stream.tasks:
         spec = task_specs()[name]
-        train = limit_rows(source(spec, "train"), limit_train, derive_seed("train", seed, name))
-        test = limit_rows(source(spec, "test"), limit_test, derive_seed("test", name))
+        rows = source(spec, "train")
+        if validation is None:
+            test = limit_rows(source(spec, "test"), limit_test, derive_seed("test", name))
+        else:
+            rows, test = hold_out(rows, validation, name)
+        train = limit_rows(rows, limit_train, derive_seed("train", seed, name))
         tasks.append(Task(name, _examples(spec, train), _examples(spec, test), labels=spec.labels, metric=spec.metric))
     return tasks
 
@@ -115,6 +128,20 @@ def limit_rows(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
             if of_class[target] and len(chosen) < limit:
                 chosen.append(of_class[target].pop())
     return [rows[index] for index in sorted(chosen)]
+
+
+def hold_out(rows: Sequence[Row], count: int, name: str) -> tuple[list[Row], list[Row]]:
+    """Part a task's training rows into those that stay and `count` validation rows, without a passage in common.
+
+    Raises:
+        ClbenchError: nothing would be left to train on.
+    """
+    held = limit_rows(rows, count, derive_seed("validation", name))
+    passages = {passage for passage, _ in held}
+    left = [row for row in rows if row[0] not in passages]
+    if not left:
+        raise ClbenchError(f"validation {count} leaves none of the {len(rows)} training rows of task '{name}'")
+    return left, held
 
 
 def fingerprint(tasks: Sequence[Task]) -> str:

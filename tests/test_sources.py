@@ -100,3 +100,23 @@ def test_real_prompts_are_those_of_the_release(name):
             released = (row["instruction"] + row["input"]).split()
             assert example.prompt.split() == released  # equal but for white space
             assert example.target == row["output"]
+
+
+def test_validation_rows_are_held_out_of_train_and_asked_instead_of_the_test_rows(tmp_path):
+    stream = find_stream("sst-2,agnews")
+    plain = load_tasks("toy", stream, None, 10)
+    held = [load_tasks("toy", stream, 50, 10, seed, 20) for seed in (1, 2)]
+    for task, one, two in zip(plain, *held, strict=True):
+        assert one.test == two.test  # the same questions for every seed
+        assert one.train != two.train
+        assert (len(one.test), len(one.train)) == (20, 50)
+        assert set(one.test) <= set(task.train)
+        passages = {example.passage for example in one.test}
+        assert not passages & {example.passage for example in (*one.train, *two.train, *task.test)}
+        counts = Counter(example.target for example in one.test)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    folder = write_folder(tmp_path, [ROW, {**ROW, "input": "Text: dire", "output": "Bad"}, ROW], "not read")
+    (task,) = load_tasks(str(folder), find_stream("sst-2"), validation=1)
+    assert task.test[0].passage not in {example.passage for example in task.train}
+    with pytest.raises(ClbenchError, match="validation 3 leaves none of the 3 training rows of task 'sst-2'"):
+        load_tasks(str(folder), find_stream("sst-2"), validation=3)
