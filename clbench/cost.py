@@ -73,6 +73,7 @@ class Cost:
 
     Attributes:
         forward_batches: batches that went through the model, of whatever size.
+        forward_rows: the rows in them.
         backward_batches: losses that were differentiated.
         rows: rows drawn to be trained on.
         replayed_rows: those of them that are not of the current task.
@@ -81,6 +82,7 @@ class Cost:
 
     harness: Stopwatch
     forward_batches: int = 0
+    forward_rows: int = 0
     backward_batches: int = 0
     rows: int = 0
     replayed_rows: int = 0
@@ -119,6 +121,7 @@ class CostMeter:
         self._run.progress.costs.append(
             {
                 "forward_batches": cost.forward_batches,
+                "forward_rows": cost.forward_rows,
                 "backward_batches": cost.backward_batches,
                 "rows": cost.rows,
                 "replayed_rows": cost.replayed_rows,

@@ -6,7 +6,7 @@ from clbench.plugins.lorareplay import LoRAReplay
 from clbench.plugins.migu import MIGU, Magnitudes
 from clbench.plugins.seqlora import SeqLoRA
 
-from clbench.learner import Training
+from clbench.training import Training
 
 
 def learn(learner, tasks, method):
