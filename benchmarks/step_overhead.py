@@ -1,8 +1,8 @@
 """What the harness costs: our training step against a bare loop, and our evaluation against unsorted batches.
 
-    python benchmarks/step_overhead.py [--backbone mini] [--rounds 5]
+    python benchmarks/step_overhead.py [--backbone mini] [--data toy] [--rounds 20]
 
-Both loops take the same batches, model and optimizer, in turns within one process; the median ratio over the rounds is
+Both loops take the same batches, model and optimizer, in turns within one process; ratios of medians are
 printed. The answers of both evaluations are compared.
 """
 
@@ -21,7 +21,7 @@ from clbench.settings import resolve_settings
 from clbench.sources import load_tasks
 from clbench.streams import Example, find_stream
 
-STEPS = 40
+STEPS = 10
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -68,10 +68,11 @@ def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[st
     return answers
 
 
-def ratios(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> list[float]:
-    """Return ours / other for each round, the two in turns, after one round to warm up."""
+def compare(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Return the median seconds of both, taken in turns after one round to warm up."""
     ours(), other()
-    return [seconds(ours) / seconds(other) for _ in range(rounds)]
+    times = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    return statistics.median(first for first, _ in times), statistics.median(second for _, second in times)
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--data", default="toy")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     settings = resolve_settings({"backbone": arguments.backbone, "data": arguments.data})
     backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
@@ -89,15 +90,17 @@ def main() -> None:
     questions = tuple(example for task in tasks for example in task.test)
     learner.encoder.encode(rows + questions)
 
-    steps = ratios(lambda: our_steps(learner, rows), lambda: bare_steps(learner, rows), arguments.rounds)
-    print(f"training step, ours / bare loop: median {statistics.median(steps):.3f} of {[round(x, 3) for x in steps]}")
-    same = learner.answer(questions) == unsorted_answers(learner, questions)
-    answers = ratios(
-        lambda: unsorted_answers(learner, questions), lambda: learner.answer(questions), max(3, arguments.rounds // 2)
-    )
+    ours, bare = compare(lambda: our_steps(learner, rows), lambda: bare_steps(learner, rows), arguments.rounds)
     print(
-        f"evaluation, unsorted / ours (sorted), {len(questions)} questions, batch {settings.eval_batch_size}: "
-        f"median {statistics.median(answers):.2f} of {[round(x, 2) for x in answers]}; identical answers: {same}"
+        f"training step, ours / bare loop: {ours / bare:.3f} "
+        f"(medians of {arguments.rounds} blocks of {STEPS} steps in turns, {1000 * bare / STEPS:.1f} ms a bare step)"
+    )
+    same = learner.answer(questions) == unsorted_answers(learner, questions)
+    rounds = max(3, arguments.rounds // 4)
+    ours, plain = compare(lambda: learner.answer(questions), lambda: unsorted_answers(learner, questions), rounds)
+    print(
+        f"evaluation, unsorted / ours (sorted): {plain / ours:.2f} ({len(questions)} questions, batches of "
+        f"{settings.eval_batch_size}, medians of {rounds} in turns); identical answers: {same}"
     )
 
 

@@ -319,12 +319,14 @@ def show_leaderboard(console: Console, results: Path, stream: str | None, style:
 @results_option
 def show(record: str, results: Path) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
-    from .leaderboard import cost_text, find_record, matrix_table, recipe_text
+    from .leaderboard import changed_options, cost_text, find_record, matrix_table, recipe_text
     from .store import read_record
 
     content = read_record(find_record(record, results))
     console = Console()
-    console.print(f"{content['name']}: {content['stream']['name']}, {recipe_text(content)}", highlight=False)
+    chosen = [content["stream"]["name"], recipe_text(content), changed_options(content)]
+    console.print(f"{content['name']}: {', '.join(filter(None, chosen))}", highlight=False)
+    console.print(f"{content['method']}: score on each task (column) after learning (row)", highlight=False)
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)

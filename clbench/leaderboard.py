@@ -24,9 +24,13 @@ STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds."""
+    """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds.
+
+    `options` are those that differ from the method's defaults.
+    """
 
     method: str
+    options: str
     stream: str
     backbone: str
     data: str
@@ -36,6 +40,11 @@ class Row:
     bwt: float | None
     bwt_std: float | None
     runs: int
+
+    @property
+    def label(self) -> str:
+        """The method's name, with its options where they differ from the defaults."""
+        return f"{self.method} ({self.options})" if self.options else self.method
 
 
 def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]:
@@ -54,7 +63,7 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
         run = (record["stream"]["name"], record["settings"]["seed"])
         groups[_group_key(record)][run] = record
     rows = [_row(list(group.values()), varied) for group in groups.values()]
-    return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.method))
+    return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
@@ -78,7 +87,8 @@ def _row(records: Sequence[Record], varied: Sequence[str]) -> Row:
     op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
     bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
     return Row(
-        method=method_label(first),
+        method=first["method"],
+        options=changed_options(first),
         stream=first["stream"]["family"],
         backbone=slug(first["settings"]["backbone"]),
         data=slug(first["settings"]["data"]),
@@ -98,10 +108,9 @@ def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float |
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def method_label(record: Record) -> str:
-    """Return the method's name with the options that differ from their defaults."""
-    changed = ", ".join(f"{name}={value}" for name, value in record.get("changed_options", {}).items())
-    return f"{record['method']} ({changed})" if changed else record["method"]
+def changed_options(record: Record) -> str:
+    """Return the options that differ from the method's defaults, as text."""
+    return ", ".join(f"{name}={value}" for name, value in record.get("changed_options", {}).items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
@@ -132,16 +141,16 @@ def pivot(rows: Sequence[Row], plus_minus: str = "±") -> tuple[list[str], list[
     lines: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
         number = 0
-        while row.stream in lines.get((row.method, row.recipe, number), {}):
+        while row.stream in lines.get((row.label, row.recipe, number), {}):
             number += 1
-        lines.setdefault((row.method, row.recipe, number), {})[row.stream] = row
+        lines.setdefault((row.label, row.recipe, number), {})[row.stream] = row
     header = ["Method"]
     for family in families:
         title = STREAM_TITLES.get(family, family)
         header += [f"{title} OP", f"{title} BWT"]
     table = []
-    for (method, recipe, _), cells in lines.items():
-        line = [method]
+    for (label, recipe, _), cells in lines.items():
+        line = [label]
         for family in families:
             cell = cells.get(family)
             line += [format_score(cell.op, cell.op_std, plus_minus) if cell else "-"]
@@ -203,9 +212,7 @@ def _latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def matrix_table(record: Record) -> Table:
     """Return a record's score matrix as a rich table: a row after each task, a column a task."""
     names = [task["name"] for task in record["tasks"]]
-    table = Table(
-        title=f"{method_label(record)}: score on each task (column) after learning (row)", title_justify="left"
-    )
+    table = Table()
     table.add_column("after")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")

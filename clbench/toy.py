@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .streams import task_specs
+
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\ba (?=[aeiou])")
 
@@ -356,7 +358,7 @@ _SPLIT_BUCKETS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 @cache
 def _lexicon() -> Mapping[str, tuple[str, ...]]:
     """Read toy.toml; the list `adjective` of table [sentiment.0] becomes the slot "sentiment_0_adjective"."""
-    words: dict[str, tuple[str, ...]] = {}
+    words = {f"labels_{name}": spec.labels for name, spec in task_specs().items()}
 
     def collect(table: dict[str, Any], prefix: str) -> None:
         for key, value in table.items():

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_in_subprocess
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_sources import ROW, write_folder
@@ -205,3 +207,16 @@ def test_light_commands_do_not_import_torch():
         "    assert 'torch' not in sys.modules, words\n"
     )
     subprocess.run([sys.executable, "-c", code, str(ROOT / "tests")], check=True, timeout=120)
+
+
+def test_a_hub_id_loads_from_the_hub_cache_without_network(tiny_run, tiny_folder, tmp_path):
+    snapshot = tmp_path / "cache" / "models--someone--tiny-t5" / "snapshots" / "abc123"
+    shutil.copytree(tiny_folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc123")
+    words = [*tiny_run, "--method", "seqlora", "--stream", "sst-2"]
+    words[words.index("--backbone") + 1] = "someone/tiny-t5"
+    process = run_in_subprocess(words, tmp_path, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "seqlora, sst-2, seed 1: OP" in output
