@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .checkpoint import state_of
 from .hookspecs import hookimpl
 from .memory import Memory
 
@@ -77,7 +78,7 @@ class Cost:
         backward_batches: losses that were differentiated.
         rows: rows drawn to be trained on.
         replayed_rows: those of them that are not of the current task.
-        harness: the time of the model's passes, the optimizer and the making of batches.
+        harness: the time of the model's passes, the optimizer, the making of batches and the watchers.
     """
 
     harness: Stopwatch
@@ -126,16 +127,11 @@ class CostMeter:
                 "rows": cost.rows,
                 "replayed_rows": cost.replayed_rows,
                 "own_seconds": round(max(0.0, seconds - cost.harness.read()), 4),
-                "kept_bytes": bytes_of(self._state()),
+                "kept_bytes": bytes_of(state_of(self.method)),
                 "held_bytes": self._within,
             }
         )
         return result
-
-    def _state(self) -> Mapping[str, Any]:
-        from .checkpoint import state_of  # there the memory and this module meet
-
-        return state_of(self.method)
 
     @hookimpl
     def train_step(self, learner: Learner, step: int, steps: int, loss: Tensor) -> None:

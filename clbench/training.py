@@ -67,9 +67,9 @@ class Training:
         for _ in range(self.steps if steps is None else steps):
             with self._learner.cost.harness:
                 group = next(self._groups, None)
+                self._learner.train_mode()
             if group is None:
                 return
-            self._learner.train_mode()
             yield group
 
     @property
@@ -136,7 +136,8 @@ class Training:
         self._fresh = True
         self._loss_sum += self._loss
         if self._leader is None:
-            self._learner.notify(self.taken, self.steps, self._loss)
+            with self._learner.cost.harness:
+                self._learner.notify(self.taken, self.steps, self._loss)
         self._loss = None
 
     def _step_at(self, learning_rate: float) -> None:

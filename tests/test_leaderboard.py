@@ -135,3 +135,13 @@ def test_the_table_loses_nothing_in_a_narrow_terminal(width):
     squeezed = "".join(text.split())
     assert "70.0" in squeezed
     assert "-5.0" in squeezed
+
+
+def test_validation_records_stay_apart_and_a_setting_that_did_not_exist_is_none():
+    rows = make_rows([record(), record(seed=2, validation=50)])
+    assert [row.runs for row in rows] == [1, 1]
+    assert sum("50 validation rows" in row.recipe for row in rows) == 1
+    older = record(seed=2)
+    del older["settings"]["validation"]
+    (row,) = make_rows([record(), older])
+    assert row.runs == 2
