@@ -2,7 +2,7 @@
 
     python benchmarks/method_cost.py [--backbone mini] [--rounds 3] [--methods rkif,ewc]
 
-Every method learns a small first task, then the second one is timed, the methods in turns within each round. Printed are
+Every method learns a small first task, then the second one is timed, the methods in turns within each round, forwards and back. Printed are
 medians over rounds of the ratio to LoRAReplay (mix=interleave) of the same round: per optimizer step on the new task, and at
 equal batches, which is per row that went through the model. Beside it are the passes per step and the part of the time that
 is the method's own arithmetic (importance, masks, fusion) by the cost meter. On a CPU the process's own seconds are taken, so
@@ -92,7 +92,8 @@ def main() -> None:
     run = partial(measure, backbone=backbone, settings=settings, tasks=tasks)
     run(plugins.method(BASE.split()[0]), parsed[BASE])  # to warm up
     rounds = [
-        {form: run(plugins.method(form.split()[0]), parsed[form]) for form in forms} for _ in range(arguments.rounds)
+        {form: run(plugins.method(form.split()[0]), parsed[form]) for form in forms[:: 1 if number % 2 else -1]}
+        for number in range(arguments.rounds)
     ]
     steps = -(-len(second.train) // settings.batch_size) * settings.epochs
     print(f"{backbone.name}, {backbone.device}, {steps} steps of {settings.batch_size} rows, {arguments.rounds} rounds")
