@@ -2,11 +2,11 @@
 
     python benchmarks/method_cost.py [--backbone mini] [--rounds 3] [--methods rkif,ewc]
 
-Every method learns a small first task, then the second one is timed, the methods in turns within each round, forwards and back. Printed are
-medians over rounds of the ratio to LoRAReplay (mix=interleave) of the same round: per optimizer step on the new task, and at
-equal batches, which is per row that went through the model. Beside it are the passes per step and the part of the time that
-is the method's own arithmetic (importance, masks, fusion) by the cost meter. On a CPU the process's own seconds are taken, so
-that other work on the machine disturbs less. `--backbone random` takes a T5 of mini's size.
+Every method learns a small first task, then the second one is timed, the methods in turns within each round, forwards and
+back. Printed are medians over rounds of the ratio to LoRAReplay (mix=interleave) of the same round: per optimizer step on the
+new task, and at equal batches, which is per row that went through the model. Beside it are the rows per step and the part of
+the time that is the method's own arithmetic (importance, masks, fusion) by the cost meter. On a CPU the process's own seconds
+are taken, so that other work on the machine disturbs less. `--backbone random` takes a T5 of mini's size.
 """
 
 import argparse
