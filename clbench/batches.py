@@ -36,6 +36,11 @@ class Batch:
     labels: Tensor
     share: float = 1.0
 
+    def split(self, size: int) -> "list[Batch]":
+        """Return the rows in order as batches of at most `size` rows, each a step of its own."""
+        parts = zip(self.input_ids.split(size), self.attention_mask.split(size), self.labels.split(size), strict=True)
+        return [Batch(*part) for part in parts]
+
 
 @dataclass
 class Encoder:
@@ -144,6 +149,11 @@ def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device, share: f
     labels = pad([row.labels for row in rows], IGNORED)
     inputs, mask, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, mask, labels))
     return Batch(inputs, mask, labels, share)
+
+
+def target_tokens(batch: Batch) -> Tensor:
+    """Return how many target tokens of a batch the loss counts, a scalar on the device."""
+    return (batch.labels != IGNORED).sum()
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:

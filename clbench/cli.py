@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from .data_commands import audit, streams
@@ -271,6 +272,40 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
     console.print(table)
 
 
+@main.command("check-method")
+@click.argument("name")
+@click.option("--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable.")
+@plugin_option
+@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads. [1]")
+@click.pass_context
+def check_method(
+    context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
+) -> None:
+    """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
+    console = Console()
+    with console.status("loading the plugins"):
+        from .discovery import find_plugins
+
+        found = find_plugins(plugins)
+    method = found.method(name)
+    options = method.resolve_options(parse_assignments(given))
+    method.build(options)
+    with console.status(f"checking {name} on two tiny tasks"):
+        import torch
+
+        from .check import check_method
+
+        torch.set_num_threads(threads)
+        findings = check_method(found, method, options)
+    table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
+    for finding in findings:
+        table.add_row(
+            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"✓ {finding.note}", "green")
+        )
+    console.print(table)
+    context.exit(int(any(finding.fault for finding in findings)))
+
+
 @main.command()
 @results_option
 @click.option("--stream", help="Keep one stream (long:1) or family (long).")
@@ -303,7 +338,7 @@ def show_leaderboard(console: Console, results: Path, stream: str | None, style:
 @results_option
 def show(record: str, results: Path) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
-    from .leaderboard import changed_options, find_record, matrix_table, recipe_text
+    from .leaderboard import changed_options, cost_text, find_record, matrix_table, recipe_text
     from .store import read_record
 
     content = read_record(find_record(record, results))
@@ -314,6 +349,8 @@ def show(record: str, results: Path) -> None:
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)
+    if cost_text(content):
+        console.print(cost_text(content), highlight=False)
     learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
     console.print(
         f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "

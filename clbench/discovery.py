@@ -48,6 +48,11 @@ class Method:
         return getattr(self.factory, "VARIANTS", {})
 
     @property
+    def needs_task_id(self) -> bool:
+        """Whether the callable declares, with `NEEDS_TASK_ID = True`, that it must be told which task a question is of."""
+        return getattr(self.factory, "NEEDS_TASK_ID", False)
+
+    @property
     def source_digest(self) -> str:
         """A digest of the plugin's source, so that a changed plugin is a new run."""
         try:

@@ -67,3 +67,9 @@ def top_mask(scores: Tensor, top: float, strict: bool = False, parts: Iterable[T
         return torch.cat([top_mask(part.flatten(), top, strict) for part in parts])
     threshold = quantile(scores, 1 - top)
     return scores > threshold if strict else scores >= threshold
+
+
+def min_max(scores: Tensor) -> Tensor:
+    """Scale scores to 0..1; all zeros if they are all the same."""
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)

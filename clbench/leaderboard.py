@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .settings import NOT_RECIPE
+from .settings import NOT_RECIPE, Settings
 from .store import slug
 
 Record = Mapping[str, Any]
@@ -67,7 +67,12 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
-    recipe = {name: value for name, value in record["settings"].items() if name not in (*NOT_RECIPE, "data")}
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    recipe = {
+        name: value
+        for name, value in record["settings"].items()
+        if name not in (*NOT_RECIPE, "data") and value != defaults.get(name)
+    }
     tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
     parts = (recipe, tasks, record.get("test_fingerprint"), record["options"], slug(record["settings"]["data"]))
     return (record["method"], record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
@@ -112,7 +117,9 @@ def changed_options(record: Record) -> str:
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
     """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
     settings = record["settings"]
-    limits = f"{settings['limit_train'] or 'all'}/{settings['limit_test'] or 'all'} rows"
+    on_validation = settings.get("evaluate_on") == "validation"
+    asked = f"{settings['validation']} validation" if on_validation else settings["limit_test"] or "all"
+    limits = f"{settings['limit_train'] or 'all'}/{asked} rows"
     parts = [
         slug(settings["backbone"]),
         slug(settings["data"]),
@@ -120,8 +127,6 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         f"{settings['epochs']} ep",
         f"lr {settings['learning_rate']:g}",
     ]
-    if settings.get("evaluate_on") == "validation":
-        parts.append("scored on validation")
     return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
 
 
@@ -216,6 +221,23 @@ def matrix_table(record: Record) -> Table:
     for name, scores in zip(names, record["scores"], strict=True):
         table.add_row(name, *("" if value is None else f"{value:.1f}" for value in scores))
     return table
+
+
+def cost_text(record: Record) -> str:
+    """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
+    costs = record.get("costs")
+    if not costs:
+        return ""
+    sums = {name: sum(cost[name] for cost in costs) for name in ("forward_batches", "backward_batches", "own_seconds")}
+    rows, replayed = (sum(cost[name] for cost in costs) for name in ("rows", "replayed_rows"))
+    kept = max(cost["kept_bytes"] for cost in costs) / 2**20
+    held = [cost["held_bytes"] / 2**20 for cost in costs if cost["held_bytes"] is not None]
+    seconds = sum(record["timings"]["learn_seconds"])
+    return (
+        f"{sums['forward_batches']:,} forward and {sums['backward_batches']:,} backward batches, {replayed:,} of {rows:,} rows "
+        f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
+        f"{sums['own_seconds']:.1f} s ({100 * sums['own_seconds'] / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+    )
 
 
 def find_record(name: str, folder: Path) -> Path:

@@ -1,25 +1,39 @@
-"""What a method works with: `Learner` (a frozen model with trainable weights) and `Training` (one optimisation phase)."""
+"""The `Learner`, what a method works with: a frozen model with trainable weights."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
 from torch import Tensor
 
 from .backbone import Backbone, attach_adapter, merged
-from .batches import Batch, Encoded, accumulation_group, collate, longest_answer, shuffled_batches, sorted_batches
+from .batches import (
+    Batch,
+    Encoded,
+    accumulation_group,
+    collate,
+    longest_answer,
+    shuffled_batches,
+    sorted_batches,
+    target_tokens,
+)
+from .cost import Cost, Stopwatch
+from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
-from .streams import Example
+from .streams import Example, Task
+from .training import Training
 from .weights import Weights
 
 if TYPE_CHECKING:
     import pluggy
+
+PEFT_PREFIX = "base_model.model."  # of a parameter's name in the adapter's model, before its name in the backbone
 
 
 class Learner:
@@ -30,6 +44,8 @@ class Learner:
         weights: all trainable weights as one flat vector.
         settings: the run's settings.
         device: where the model is.
+        cost: what the current task has cost so far.
+        phase: the latest phase that `training` returned.
     """
 
     def __init__(self, backbone: Backbone, settings: Settings, hook: pluggy.HookRelay | None = None) -> None:
@@ -40,6 +56,9 @@ class Learner:
         self.model = attach_adapter(backbone, settings)
         self.weights = Weights(self.model)
         self.task_index = 0
+        self.cost = Cost(Stopwatch(self.device))
+        self.phase: Training | None = None
+        self._own: frozenset[Example] | None = None
         self._hook = hook
         self._module = self.model.get_base_model()
         self._generation = transformers.GenerationConfig(
@@ -53,10 +72,17 @@ class Learner:
     def detach(self) -> None:
         """Take the adapter off the backbone, which is then as it was loaded."""
         self.model.unload()
+        self.phase = None
 
-    def begin_task(self, index: int) -> None:
-        """Start the random streams of a task: dropout, shuffling and sampling depend on seed and index alone."""
+    def begin_task(self, index: int, task: Task | None = None) -> None:
+        """Start the random streams of a task: dropout, shuffling and sampling depend on seed and index alone.
+
+        Args:
+            task: the task, so that rows of other tasks are counted as replayed.
+        """
         self.task_index = index
+        self.cost = Cost(Stopwatch(self.device))
+        self._own = None if task is None else frozenset(task.train)
         torch.manual_seed(self.seed("task"))
 
     def seed(self, purpose: str) -> int:
@@ -67,13 +93,70 @@ class Learner:
         """Return a fresh random generator (CPU) for one purpose within the current task."""
         return torch.Generator().manual_seed(self.seed(purpose))
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy over the batch's target tokens, a scalar with its graph."""
-        return self._module(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
-        ).loss
+    def loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy over the batch's target tokens, a scalar with its graph.
 
-    def training(self, examples: Sequence[Example]) -> Training:
+        Args:
+            weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
+                are; the loss can be differentiated with respect to it.
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        with self.cost.harness:
+            self.cost.forward_batches += 1
+            self.cost.forward_rows += len(batch.labels)
+            if weights is None:
+                loss = self._module(**inputs, use_cache=False).loss
+            else:
+                values = {name.removeprefix(PEFT_PREFIX): part for name, part in self.weights.views(weights).items()}
+                loss = torch.func.functional_call(self._module, values, (), {**inputs, "use_cache": False}).loss
+            if loss.requires_grad:
+                loss.register_hook(self.cost.count_backward)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to `weights.grad`."""
+        with self.cost.harness:
+            loss.backward()
+
+    def gradient(self, loss: Tensor, weights: Tensor, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
+        """Return the gradient of a loss with respect to the vector it was computed with; `weights.grad` stays."""
+        with self.cost.harness:
+            return torch.autograd.grad(
+                loss, weights, create_graph=create_graph, retain_graph=retain_graph or create_graph
+            )[0]
+
+    def mean_gradient(self, examples: Sequence[Example]) -> Tensor:
+        """Return the gradient, shape (weights,), of the mean loss over the examples' target tokens, without dropout."""
+        self.weights.zero_grad()
+        for batch in self.once(examples):
+            self.backward(self.loss(batch) * batch.share)
+        return self.weights.grad.clone()
+
+    def squared_gradients(self, examples: Sequence[Example]) -> Tensor:
+        """Return the mean over examples of the squared gradient of log p(target | prompt), shape (weights,).
+
+        This is the diagonal of the empirical Fisher information: each example's gradient is squared on its own, the log
+        likelihood is a sum over target tokens, dropout is off.
+        """
+        squares = SampleSquares(self.model, self.weights)
+        with squares:
+            for batch in self.once(examples):
+                self.backward(self.loss(batch) * target_tokens(batch))
+        self.weights.zero_grad()
+        return squares.total / len(examples)
+
+    def once(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        """Yield all examples once, in evaluation mode; a batch's share is its part of all target tokens."""
+        encoded = self.encoder.encode(examples)
+        tokens = sum(len(row.labels) for row in encoded)
+        size = self.settings.micro_batch or self.settings.batch_size
+        for indices in sorted_batches([len(row.input_ids) for row in encoded], size):
+            self._module.eval()
+            rows = [encoded[i] for i in indices]
+            share = sum(len(row.labels) for row in rows) / tokens
+            yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
+
+    def training(self, examples: Sequence[Example], optimizer: Literal["adamw", "sgd"] = "adamw") -> Training:
         """Return a new optimisation phase over the examples: the settings' epochs, a new optimizer and schedule.
 
         Raises:
@@ -82,40 +165,43 @@ class Learner:
         if not examples:
             raise ValueError("no examples to train on")
         settings = self.settings
-        encoded = self.encoder.encode(examples)
-        lengths = [len(row.input_ids) for row in encoded]
-        steps = -(-len(encoded) // settings.batch_size) * settings.epochs
+        with self.cost.harness:
+            lengths = [len(row.input_ids) for row in self.encoder.encode(examples)]
+        steps = -(-len(examples) // settings.batch_size) * settings.epochs
         generator = self.generator("shuffle")
         plan = itertools.chain.from_iterable(
             shuffled_batches(lengths, settings.batch_size, generator) for _ in range(settings.epochs)
         )
-        optimizer = self.new_optimizer(settings.learning_rate)
+        stepper = self.new_optimizer(settings.learning_rate, optimizer)
         schedule = transformers.get_scheduler(
             settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-            optimizer,
+            stepper,
             num_warmup_steps=min(settings.warmup_steps, steps // 10),
             num_training_steps=steps,
         )
-        return Training(self, self._groups(encoded, plan), steps, optimizer, schedule)
+        self.phase = Training(self, self._groups(examples, plan), steps, stepper, schedule)
+        return self.phase
 
-    def new_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        """Return AdamW over the flat weights, with no history."""
-        fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.AdamW(
-            [self.weights.vector], lr=learning_rate, weight_decay=self.settings.weight_decay, fused=fused
-        )
+    def new_optimizer(self, learning_rate: float, kind: Literal["adamw", "sgd"] = "adamw") -> torch.optim.Optimizer:
+        """Return AdamW, or plain SGD, over the flat weights, with no history."""
+        fused, decay = self.device.type in ("cpu", "cuda"), self.settings.weight_decay
+        chosen = torch.optim.SGD if kind == "sgd" else torch.optim.AdamW
+        return chosen([self.weights.vector], lr=learning_rate, weight_decay=decay, fused=fused)
 
     def draws(self, examples: Sequence[Example], purpose: str) -> Iterator[list[Batch]]:
         """Yield steps without end: each a batch drawn uniformly, without repetition within the batch."""
-        encoded = self.encoder.encode(examples)
         generator = self.generator(purpose)
-        size = min(self.settings.batch_size, len(encoded))
-        plan = (torch.randperm(len(encoded), generator=generator)[:size].tolist() for _ in itertools.count())
-        return self._groups(encoded, plan)
+        size = min(self.settings.batch_size, len(examples))
+        plan = (torch.randperm(len(examples), generator=generator)[:size].tolist() for _ in itertools.count())
+        return self._groups(examples, plan)
 
-    def _groups(self, encoded: Sequence[Any], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
+    def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
+        encoded = self.encoder.encode(examples)
+        replayed = [self._own is not None and example not in self._own for example in examples]
         pad_id, micro_batch = self.tokenizer.pad_token_id, self.settings.micro_batch
         for indices in plan:
+            self.cost.rows += len(indices)
+            self.cost.replayed_rows += sum(replayed[i] for i in indices)
             yield accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device)
 
     def answer(self, examples: Sequence[Example]) -> list[str]:
@@ -160,129 +246,3 @@ class Learner:
     def train_mode(self) -> None:
         """Switch dropout on."""
         self._module.train()
-
-
-class Training:
-    """One optimisation phase. Iterate it for batches; take a `step(loss)` for each.
-
-    A method that reads or edits gradients calls `backward(loss)`, then, when `due` (all micro-batches of the step are
-    in), reads `learner.weights.grad`, then `apply()`. Accumulation, clipping and the schedule happen here.
-
-    Attributes:
-        steps: optimizer steps that the phase will take; 0 where it has no end (`alongside`).
-        taken: optimizer steps taken so far.
-    """
-
-    def __init__(
-        self,
-        learner: Learner,
-        groups: Iterator[list[Batch]],
-        steps: int,
-        optimizer: torch.optim.Optimizer,
-        schedule: Any = None,
-        leader: Training | None = None,
-        learning_rate: float | None = None,
-    ) -> None:
-        self.steps = steps
-        self.taken = 0
-        self.optimizer = optimizer
-        self._learner = learner
-        self._weights = learner.weights
-        self._groups = groups
-        self._schedule = schedule
-        self._leader = leader
-        self._fixed_rate = learning_rate
-        self._clip = learner.settings.clip_norm
-        self._share = 1.0
-        self._waiting = 0
-        self._fresh = True
-        self._loss: Tensor | None = None
-        self._loss_sum = torch.zeros((), device=learner.device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.take(self.steps)
-
-    def take(self, steps: int) -> Iterator[Batch]:
-        """Yield the batches of the next optimizer steps."""
-        for group in itertools.islice(self._groups, steps):
-            self._learner.train_mode()
-            for number, batch in enumerate(group):
-                self._share, self._waiting = batch.share, len(group) - number
-                yield batch
-
-    @property
-    def due(self) -> bool:
-        """Whether the gradient of the whole step is in, so that `apply` may follow."""
-        return self._waiting == 0
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        if self._fixed_rate is not None:
-            return self._fixed_rate
-        if self._leader is not None:
-            return self._leader.learning_rate
-        return self.optimizer.param_groups[0]["lr"]
-
-    @property
-    def stats(self) -> Mapping[str, float]:
-        """What is worth recording: optimizer steps taken and their mean loss (waits for the device)."""
-        return {"steps": self.taken, "loss": float(self._loss_sum) / max(1, self.taken)}
-
-    def step(self, loss: Tensor) -> bool:
-        """Take the loss of the current batch; return whether that completed an optimizer step."""
-        self.backward(loss)
-        if self.due:
-            self.apply()
-            return True
-        return False
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the current batch's loss, weighted by its share of the step."""
-        if self._fresh:
-            self._weights.zero_grad()
-            self._fresh = False
-        (loss if self._share == 1.0 else loss * self._share).backward()
-        part = loss.detach().float() * self._share
-        self._loss = part if self._loss is None else self._loss + part
-        self._waiting -= 1
-
-    def apply(self) -> None:
-        """Clip the gradient, step the optimizer and the schedule; the gradient stays readable until `backward`."""
-        if self._clip:
-            norm = torch.linalg.vector_norm(self._weights.grad)
-            self._weights.grad.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
-        if self._schedule is not None:
-            self.optimizer.step()
-            self._schedule.step()
-        else:
-            self._step_at(self.learning_rate)
-        assert self._loss is not None, "apply() without backward()"
-        self.taken += 1
-        self._fresh = True
-        self._loss_sum += self._loss
-        if self._leader is None:
-            self._learner.notify(self.taken, self.steps, self._loss)
-        self._loss = None
-
-    def _step_at(self, learning_rate: float) -> None:
-        group = self.optimizer.param_groups[0]
-        usual, group["lr"] = group["lr"], learning_rate
-        self.optimizer.step()
-        group["lr"] = usual
-
-    def alongside(
-        self,
-        examples: Sequence[Example],
-        optimizer: Literal["own", "shared"] = "own",
-        learning_rate: float | None = None,
-    ) -> Training:
-        """Return a second phase without end over other examples (a memory), to be taken in between with `take(steps)`.
-
-        Each of its steps draws a batch uniformly. Its learning rate is this phase's current one, unless given; the
-        optimizer's moments are its own or shared with this phase; this phase's schedule does not advance.
-        """
-        learner = self._learner
-        chosen = self.optimizer if optimizer == "shared" else learner.new_optimizer(learner.settings.learning_rate)
-        groups = learner.draws(examples, "replay")
-        return Training(learner, groups, 0, chosen, leader=self, learning_rate=learning_rate)

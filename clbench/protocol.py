@@ -20,6 +20,7 @@ import torch
 from . import metrics
 from .backbone import Backbone
 from .checkpoint import load_checkpoint, restore_state, save_checkpoint, state_of
+from .cost import CostMeter
 from .discovery import Method, Plugins, run_manager
 from .errors import ClbenchError, one_line
 from .hookspecs import hookimpl
@@ -43,6 +44,7 @@ class Progress:
     done: int = 0
     answers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     learned: list[dict[str, float]] = field(default_factory=list)
+    costs: list[dict[str, float | None]] = field(default_factory=list)
     learn_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[list[float]] = field(default_factory=list)
     started: str = ""
@@ -68,7 +70,7 @@ class Run:
         Raises:
             ClbenchError: the method fails, reports nothing, or leaves weights that are not finite.
         """
-        self.learner.begin_task(index)
+        self.learner.begin_task(index, task)
         begin = time.perf_counter()
         try:
             report = self.hook.learn_task(learner=self.learner, task=task)
@@ -201,7 +203,7 @@ def execute_run(
     for task in tasks:
         check_labels_round_trip(task.labels, plugins.metrics[task.metric])
     instance = method.build(options)
-    manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), *watchers])
+    manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), CostMeter(instance), *watchers])
     learner = Learner(backbone, settings, manager.hook)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
@@ -251,6 +253,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
             "forgetting": metrics.forgetting(progress.scores),
         },
         "learned": progress.learned,
+        "costs": progress.costs,
         "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
         "trainable_weights": len(run.learner.weights),
         "peak_memory_bytes": _peak_memory(run.learner.device),

@@ -23,10 +23,9 @@ class Weights:
             raise ValueError("the trainable parameters must exist and share one type and one device")
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters.values()]))
         self.vector.grad = torch.zeros_like(self.vector)
-        self._parts: dict[str, tuple[int, torch.Size]] = {}
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
         start = 0
-        for name, parameter in parameters.items():
-            self._parts[name] = (start, parameter.shape)
+        for parameter in parameters.values():
             end = start + parameter.numel()
             parameter.data = self.vector.data[start:end].view(parameter.shape)
             parameter.grad = self.grad[start:end].view(parameter.shape)
@@ -60,4 +59,5 @@ class Weights:
 
     def views(self, vector: Tensor) -> Mapping[str, Tensor]:
         """Return a vector of shape (weights,) as one view per parameter, by the parameter's name."""
-        return {name: vector[start : start + shape.numel()].view(shape) for name, (start, shape) in self._parts.items()}
+        parts = vector.split([shape.numel() for shape in self._shapes.values()])  # one node of the graph for all
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from clbench import hookimpl
-from clbench.importance import Importance, top_mask
+from clbench.importance import Importance, min_max, top_mask
 from clbench.memory import Memory
 
 RELEASE = {
@@ -59,6 +60,9 @@ class RecurrentKIF:
     outer_update: Annotated[
         Literal["window", "step"], "outer importance once a window at theta_b(K), or at each outer step (release)"
     ] = "window"
+    outer_importance: Annotated[
+        Literal["current", "static"], "measured again in each window, or once a task at its end (-DIE)"
+    ] = "current"
     restart_inner: Annotated[bool, "begin the inner importance anew in each window"] = True
     ties: Annotated[Literal["in", "out"], "whether a score on the threshold is let through; out: release"] = "in"
     scope: Annotated[Literal["global", "tensor"], "one threshold for all weights or one per tensor"] = "global"
@@ -74,6 +78,7 @@ class RecurrentKIF:
     outer_learning_rate: Annotated[float | None, "none: the inner one, as scheduled"] = None
     outer_loss_scale: Annotated[float, "factor on the memory's loss; 0.25: release"] = 1.0
     memory: Memory = field(default_factory=Memory, init=False)
+    static: Tensor | None = field(default=None, init=False)  # -DIE: mean over finished tasks of their scaled importance
 
     VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
@@ -99,6 +104,8 @@ class RecurrentKIF:
             for batch in training:
                 training.step(learner.loss(batch))
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
+        if self.outer_importance == "static" and task.name in self.memory.of_task:
+            self.measure_once(learner, self.memory.of_task[task.name])
         return {**training.stats, "fusions": fusions, "remembered": len(self.memory)}
 
     def learn_in_windows(self, learner, training):
@@ -117,6 +124,13 @@ class RecurrentKIF:
                 fusions += 1
         return fusions
 
+    def measure_once(self, learner, remembered):
+        """-DIE: take the importance of a finished task, on its memory at its last weights, into the static one."""
+        gradient = learner.mean_gradient(remembered)
+        scaled = min_max(self.raw_importance(learner.weights.data, gradient))
+        tasks = len(self.memory.of_task)
+        self.static = scaled if self.static is None else self.static + (scaled - self.static) / tasks
+
     def fuse(self, learner, replay, start, inner, outer):
         """Take the outer steps and set the weights to the fusion of both task vectors."""
         tau_in = learner.weights.data - start  # eq. 2
@@ -124,11 +138,14 @@ class RecurrentKIF:
             learner.weights.assign(start)
         before = learner.weights.copy()  # theta_b(K)
         for step in range(self.outer_steps):
-            observed = outer if step == 0 or self.outer_update == "step" else None
+            observe = self.static is None and (step == 0 or self.outer_update == "step")
             for batch in replay.take(1):
-                self.observed_step(learner, replay, learner.loss(batch) * self.outer_loss_scale, observed)
+                self.observed_step(
+                    learner, replay, learner.loss(batch) * self.outer_loss_scale, outer if observe else None
+                )
         tau_out = learner.weights.data - before  # eq. 5
-        share_in, share_out = self.shares(inner.score, outer.score, learner.weights)
+        old = outer.score if self.static is None else self.static
+        share_in, share_out = self.shares(inner.score, old, learner.weights)
         learner.weights.assign(start + share_in * tau_in + share_out * tau_out)  # eq. 9
         if self.restart_inner:
             inner.restart()
@@ -141,12 +158,14 @@ class RecurrentKIF:
         if self.measured == "after_step":
             phase.apply()
         if importance is not None:
-            gradient = learner.weights.grad
-            raw = gradient * learner.weights.data if self.importance == "weight_gradient" else gradient
-            importance.update(raw.abs())  # eq. 3, 4, 7
+            importance.update(self.raw_importance(learner.weights.data, learner.weights.grad))  # eq. 4, 7
         if self.measured == "before_step":
             phase.apply()
         return True
+
+    def raw_importance(self, weights, gradient):
+        """Return the importance of each weight at one point (eq. 3)."""
+        return (weights * gradient if self.importance == "weight_gradient" else gradient).abs()
 
     def shares(self, inner, outer, weights):
         """Return how much of tau_in and of tau_out each weight takes, from the two importance scores."""
@@ -172,9 +191,3 @@ class RecurrentKIF:
         """Return which weights are important enough."""
         parts = weights.views(scores).values() if self.scope == "tensor" else None
         return top_mask(scores, self.top, strict=self.ties == "out", parts=parts)
-
-
-def min_max(scores):
-    """Scale scores to 0..1; all zeros if they are all the same."""
-    low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -18,10 +18,9 @@ from clbench.learner import Learner
 from clbench.settings import Settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
+from clbench.tiny import save_tiny_t5
 
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny import save_tiny_t5
-
+sys.path.insert(0, str(Path(__file__).parent))  # tests import from one another
 torch.set_num_threads(1)
 
 TINY = {"lora_targets": "q,v", "max_input": 96, "max_target": 8, "max_answer": 4, "learning_rate": 1e-2, "lora_rank": 2}

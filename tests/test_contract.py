@@ -1,97 +1,74 @@
-"""One battery for every method that discovery finds, and for the README's plugin."""
+"""`clbench check-method`: every method that discovery finds passes, and broken ones fail with the right reason."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import TINY
-from safetensors.torch import load_file
 
-from clbench.checkpoint import load_checkpoint
+from clbench.check import check_method
 from clbench.discovery import find_plugins
-from clbench.protocol import Run, execute_run, run_files
-from clbench.settings import Settings
-from clbench.streams import Stream
 
-PLUGINS = find_plugins([Path(__file__).parent / "plugins" / "l2.py"])
-STREAM = Stream("sst-2,agnews", ("sst-2", "agnews"))
-
-
-@pytest.fixture
-def run_method(backbone, toy_tasks, tmp_path):
-    """A function that runs a method on two tiny tasks and returns record, weights and files."""
-
-    def run(name, folder="results", tasks=toy_tasks, watchers=(), seed=1):
-        method = PLUGINS.method(name)
-        settings = Settings(backbone="tiny", stream=STREAM.name, seed=seed, epochs=1, **TINY)
-        options = method.resolve_options({})
-        files = run_files(tmp_path / folder, settings, method, options, tasks)
-        record = execute_run(
-            settings, STREAM, tasks, backbone, PLUGINS, method, options, files, watchers, save_adapter=True
-        )
-        return record, load_file(files.adapter / "adapter_model.safetensors"), files
-
-    return run
+FOLDER = Path(__file__).parent / "plugins"
+PLUGINS = find_plugins([FOLDER / "l2.py"])
+BROKEN = find_plugins(sorted(FOLDER.glob("*.py")))
+FORMS = [
+    ("rkif", {"outer_importance": "static"}),
+    ("tasl", {"variant": "taslora"}),
+    ("ewc", {"form": "offline"}),
+    ("migu", {"base": "lorareplay"}),
+]
 
 
-@pytest.fixture(params=sorted(PLUGINS.methods))
-def name(request):
-    """Each method's name in turn."""
-    return request.param
+def faults_of(plugins, name, given, backbone):
+    method = plugins.method(name)
+    findings = check_method(plugins, method, method.resolve_options(given), backbone)
+    return {finding.check: finding.fault for finding in findings if finding.fault}, findings
 
 
-def test_learns_and_records(run_method, name, toy_tasks):
-    record, weights, files = run_method(name)
-    assert record["metrics"]["op"] is not None
-    assert None not in record["scores"][-1]
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    changed = [tensor for key, tensor in weights.items() if "lora_B" in key and tensor.abs().sum() > 0]
-    assert len(changed) == 6, "B starts at zero: every optimizer must really step"
-    assert json.loads(files.record.read_text()) == record
-    method = PLUGINS.method(name)
-    given = {key: str(value) for key, value in record["options"].items()}
-    assert method.resolve_options(given) == record["options"]
-    assert record["changed_options"] == {}
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [*((name, {}) for name in PLUGINS.methods), *FORMS],
+    ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "default",
+)
+def test_every_method_passes(backbone, name, given):
+    faults, findings = faults_of(PLUGINS, name, given, backbone)
+    assert not faults
+    assert len(findings) == 9
+    notes = [finding.note for finding in findings if finding.note]
+    assert notes == (["learns in one phase: nothing to resume"] if name == "mtl" else [])
 
 
-def test_same_seed_same_weights(run_method, name):
-    runs = [run_method(name, folder, seed=seed)[1] for folder, seed in (("a", 1), ("b", 1), ("c", 2))]
-    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
-    assert not all(torch.equal(runs[0][key], runs[2][key]) for key in runs[0])
+@pytest.mark.parametrize(
+    ("name", "check", "reason"),
+    [
+        ("saves_nothing", "saved adapter", "the saved adapter is empty: 0 tensors"),
+        ("rate_zero", "every optimizer", "task 2: 1 of 2 optimizers never step above learning rate 0"),
+        ("reads_old_data", "reads no rows", "reads 72 rows of task 'sst-2' while it learns task 2, may keep 0"),
+        ("reads_test_rows", "reads no rows", "reads 8 test rows while it learns task 1"),
+        ("asks_for_the_task", "answers need no task id", "16 of 16 answers change when the tasks' names are hidden"),
+        ("forgets_state", "stopped and resumed", "a run stopped in task 2 and resumed has other weights"),
+    ],
+)
+def test_a_broken_method_fails_with_the_reason(backbone, name, check, reason):
+    faults, _ = faults_of(BROKEN, name, {}, backbone)
+    (fault,) = [fault for title, fault in faults.items() if title.startswith(check)]
+    assert fault.startswith(reason)
+    if name != "reads_old_data":  # which is also lost when resumed
+        assert len(faults) == 1
 
 
-def test_stopped_and_resumed_equals_uninterrupted(run_method, name, monkeypatch):
-    whole = run_method(name, "whole")
-    learn = Run.learn
-
-    def stop(run, task, index):
-        if index == 1:
-            raise KeyboardInterrupt
-        learn(run, task, index)
-
-    monkeypatch.setattr(Run, "learn", stop)
-    if name != "mtl":  # it learns all tasks at once: one phase, nothing to resume
-        with pytest.raises(KeyboardInterrupt):
-            run_method(name, "stopped")
-    monkeypatch.setattr(Run, "learn", learn)
-    resumed = run_method(name, "stopped")
-    assert resumed[0]["scores"] == whole[0]["scores"]
-    assert all(torch.equal(resumed[1][key], whole[1][key]) for key in whole[1])
+def test_a_method_that_fails_says_why(backbone):
+    faults, findings = faults_of(PLUGINS, "l2", {"strength": "nan"}, backbone)
+    assert len(findings) == 1
+    assert "diverged on task 'sst-2'" in next(iter(faults.values()))
 
 
-def test_keeps_no_more_of_old_tasks_than_it_declares(run_method, name, monkeypatch, toy_tasks):
-    """What is checkpointed between tasks may hold at most `memory_ratio` of the training rows."""
-    kept = []
-    finish = Run.finish_task
-
-    def look(run, index):
-        finish(run, index)
-        content = json.dumps(load_checkpoint(run.files.checkpoint, torch.device("cpu"))["method"], default=str)
-        kept.append(sum(json.dumps(example.passage)[1:-1] in content for task in toy_tasks for example in task.train))
-
-    monkeypatch.setattr(Run, "finish_task", look)
-    run_method(name)
-    ratio = PLUGINS.method(name).resolve_options({}).get("memory_ratio", 0.0)
-    allowed = sum(max(int(ratio * len(task.train)), len(task.labels) if ratio else 0) for task in toy_tasks)
-    assert all(count <= allowed for count in kept)
+def test_the_command_prints_a_table_and_sets_the_exit_code(clbench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    passed = clbench("check-method", "l2", "--plugin", FOLDER / "l2.py", "--set", "strength=0.1")
+    assert passed.exit_code == 0, passed.output
+    assert passed.output.count("✓") == 9
+    failed = clbench("check-method", "rate_zero", "--plugin", FOLDER / "rate_zero.py")
+    assert failed.exit_code == 1
+    assert failed.output.count("✓") == 8
+    assert "never step above" in failed.output
+    assert clbench("check-method", "nobody").exit_code == 2

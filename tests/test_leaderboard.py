@@ -102,15 +102,6 @@ def test_streams_stand_beside_each_other_best_first():
     assert cells[1][:6] == ["seqlora", "-", "-", "30.0", "-5.0", "1"]
 
 
-def test_scores_on_validation_rows_say_so():
-    from clbench.leaderboard import recipe_text
-
-    scored = record()
-    assert "scored on validation" not in recipe_text(scored)
-    scored["settings"]["evaluate_on"] = "validation"
-    assert recipe_text(scored).endswith("scored on validation")
-
-
 def test_stream_filter():
     records = [record(), record(stream="standard:1"), record(stream="long:2", seed=3)]
     assert [row.runs for row in make_rows(records, "long")] == [2]
@@ -144,3 +135,13 @@ def test_the_table_loses_nothing_in_a_narrow_terminal(width):
     squeezed = "".join(text.split())
     assert "70.0" in squeezed
     assert "-5.0" in squeezed
+
+
+def test_validation_records_stay_apart_and_a_setting_that_did_not_exist_is_none():
+    rows = make_rows([record(), record(seed=2, validation=50, evaluate_on="validation")])
+    assert [row.runs for row in rows] == [1, 1]
+    assert sum("50 validation rows" in row.recipe for row in rows) == 1
+    older = record(seed=2)
+    del older["settings"]["validation"]
+    (row,) = make_rows([record(), older])
+    assert row.runs == 2

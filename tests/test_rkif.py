@@ -1,5 +1,7 @@
 """Recurrent-KIF: the numeric properties of its specification, with the real method."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from clbench.plugins.lorareplay import LoRAReplay
@@ -172,6 +174,29 @@ def test_per_tensor_thresholds_let_every_tensor_through(make_learner):
     mask = RecurrentKIF(scope="tensor").mask(scores, learner.weights)
     for name, view in learner.weights.views(mask.float()).items():
         assert 0.15 < view.mean() < 0.3, name
+
+
+def test_static_importance_is_measured_once_a_task_on_its_memory(make_learner, toy_tasks):
+    learner, method = make_learner(epochs=2), Recorder(**options(outer_importance="static"))
+    method.seen, given, shares = [], [], method.shares
+    method.shares = lambda inner, outer, weights: given.append(outer.clone()) or shares(inner, outer, weights)
+    scaled = []
+    for index, task in enumerate([*toy_tasks, replace(toy_tasks[0], name="third")]):
+        learner.begin_task(index, task)
+        method.learn_task(learner, task)
+        raw = (learner.weights.data * learner.mean_gradient(method.memory.of_task[task.name])).abs()
+        scaled.append((raw - raw.min()) / (raw.max() - raw.min()))
+    assert len(given) == 2 * 3  # two tasks with a past, three windows each
+    assert all(torch.equal(outer, scaled[0]) for outer in given[:3])
+    assert all(torch.allclose(outer, (scaled[0] + scaled[1]) / 2) for outer in given[3:])
+    assert torch.allclose(method.static, sum(scaled) / 3)
+    current = make_learner(epochs=2)
+    learn_two(current, toy_tasks, RecurrentKIF(**options()))
+    again = make_learner(epochs=2)
+    learn_two(again, toy_tasks, RecurrentKIF(**options(outer_importance="static")))
+    assert not torch.equal(current.weights.data, again.weights.data)  # the masks differ ...
+    assert len(method.seen) == 6
+    assert all(not torch.equal(end, after) for _, end, after, _ in method.seen)  # ... and tau_out is still taken
 
 
 @pytest.mark.parametrize("name", ["release", "release_llama", "paper"])

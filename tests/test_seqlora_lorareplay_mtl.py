@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import torch
+from clbench.plugins.ewc import EWC
 from clbench.plugins.lorareplay import LoRAReplay
+from clbench.plugins.migu import MIGU
 from clbench.plugins.mtl import MTL
 from clbench.plugins.rkif import RecurrentKIF
 from clbench.plugins.seqlora import SeqLoRA
+from clbench.plugins.tasl import TaSL
+from clbench.plugins.vrmcl import VRMCL
 
 
 def learn(learner, tasks, method):
@@ -23,7 +27,8 @@ def test_replay_of_nothing_is_seqlora_bitwise(make_learner, toy_tasks):
 
 
 def test_the_first_task_is_the_same_for_all(make_learner, toy_tasks):
-    ends = [learn(make_learner(), toy_tasks[:1], method) for method in (SeqLoRA(), LoRAReplay(), RecurrentKIF(), MTL())]
+    methods = [factory() for factory in (SeqLoRA, LoRAReplay, RecurrentKIF, MTL, EWC, MIGU, TaSL, VRMCL)]
+    ends = [learn(make_learner(), toy_tasks[:1], method) for method in methods]
     assert all(torch.equal(ends[0], end) for end in ends[1:])
 
 

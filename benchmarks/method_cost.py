@@ -1,0 +1,109 @@
+"""What each method costs: its training time relative to LoRAReplay, side by side in one run.
+
+    python benchmarks/method_cost.py [--backbone mini] [--rounds 3] [--methods rkif,ewc]
+
+Every method learns a small first task, then the second one is timed, the methods in turns within each round, forwards and
+back. Printed are medians over rounds of the ratio to LoRAReplay (mix=interleave) of the same round: per optimizer step on the
+new task, and at equal batches, which is per row that went through the model. Beside it are the rows per step and the part of
+the time that is the method's own arithmetic (importance, masks, fusion) by the cost meter. On a CPU the process's own seconds
+are taken, so that other work on the machine disturbs less. `--backbone random` takes a T5 of mini's size.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from clbench.backbone import Backbone, load_backbone
+from clbench.cost import Stopwatch
+from clbench.discovery import Method, find_plugins
+from clbench.learner import Learner
+from clbench.settings import Settings, resolve_settings
+from clbench.sources import load_tasks
+from clbench.streams import Task, find_stream
+from clbench.tiny import save_tiny_t5
+
+BASE = "lorareplay mix=interleave"
+FORMS = [
+    BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
+    "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl",
+]  # fmt: skip
+MINI = {"d_model": 256, "d_kv": 32, "d_ff": 320, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+
+
+class Measured(NamedTuple):
+    """Seconds, rows through the model, and the part of the time that is the method's own arithmetic."""
+
+    seconds: float
+    rows: int
+    own: float
+
+
+def measure(
+    method: Method, given: dict[str, str], backbone: Backbone, settings: Settings, tasks: list[Task]
+) -> "Measured":
+    """Learn both tasks; return the costs of the second."""
+    learner = Learner(backbone, settings)
+    options = method.resolve_options(given)
+    if "memory_ratio" in options:
+        options["memory_ratio"] = 0.5
+    instance = method.build(options)
+    seconds = share = 0.0
+    for index, task in enumerate(tasks):
+        learner.begin_task(index, task)
+        watch, begin = Stopwatch(learner.device), time.process_time()
+        with watch:
+            instance.learn_task(learner, task)
+        seconds = time.process_time() - begin if learner.device.type == "cpu" else watch.read()
+        share = 1 - learner.cost.harness.read() / watch.read()
+    learner.detach()
+    return Measured(seconds, learner.cost.forward_rows, share)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--backbone", default="mini", help="mini, random (of mini's size), a folder or a hub id")
+    parser.add_argument("--data", default="toy")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--methods", help="keep these, separated by commas; the base is always measured")
+    arguments = parser.parse_args()
+    preset = "mini" if arguments.backbone == "random" else None
+    settings = resolve_settings(
+        {"backbone": arguments.backbone, "data": arguments.data, "epochs": str(arguments.epochs)}, preset
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        name = settings.backbone
+        if name == "random":
+            name = str(save_tiny_t5(Path(folder), 12000, **MINI))
+        backbone = load_backbone(name, settings.device, settings.precision, settings.threads)
+    first, second = load_tasks(settings.data, find_stream("amazon,yahoo"), 200, 8)
+    tasks = [replace(first, train=first.train[:40]), second]  # of the first, 20 rows are remembered
+    kept = arguments.methods.split(",") if arguments.methods else [form.split()[0] for form in FORMS]
+    forms = [form for form in FORMS if form == BASE or form.split()[0] in kept]
+    plugins = find_plugins()
+    parsed = {form: dict(word.split("=") for word in form.split()[1:]) for form in forms}
+
+    run = partial(measure, backbone=backbone, settings=settings, tasks=tasks)
+    run(plugins.method(BASE.split()[0]), parsed[BASE])  # to warm up
+    rounds = [
+        {form: run(plugins.method(form.split()[0]), parsed[form]) for form in forms[:: 1 if number % 2 else -1]}
+        for number in range(arguments.rounds)
+    ]
+    steps = -(-len(second.train) // settings.batch_size) * settings.epochs
+    print(f"{backbone.name}, {backbone.device}, {steps} steps of {settings.batch_size} rows, {arguments.rounds} rounds")
+    print(f"{'method':32}{'x per step':>12}{'x at equal batches':>20}{'rows/step':>11}{'own arithmetic':>16}")
+    for form in forms:
+        ratio = statistics.median(results[form].seconds / results[BASE].seconds for results in rounds)
+        rows, own = rounds[-1][form].rows, statistics.median(results[form].own for results in rounds)
+        equal = ratio / (rows / rounds[-1][BASE].rows)
+        print(f"{form:32}{ratio:12.2f}{equal:20.2f}{rows / steps:11.1f}{100 * own:15.1f}%")
+
+
+if __name__ == "__main__":
+    main()

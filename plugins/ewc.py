@@ -1,0 +1,99 @@
+"""EWC: elastic weight consolidation (Kirkpatrick et al. 2017, arXiv:1612.00796), on one LoRA adapter.
+
+After a task, the diagonal Fisher information F says how much its answers depend on each weight. Later tasks pay
+
+    penalty(theta) = strength / 2 * sum_i F_i (theta_i - anchor_i)^2
+
+`form=online` (Schwarz et al. 2018) sums the F, old ones shrunk by `decay`, and anchors at the latest weights; `form=mean`
+averages them instead. `form=offline` is the original sum of one penalty per task: a sum of quadratics is a quadratic, so F
+adds up, the anchor is the F-weighted mean of all weights, and a constant stays over; nothing is lost and the state does not
+grow. Gradient and penalty enter once an optimizer step, whatever the micro-batches.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from clbench import hookimpl
+
+
+@hookimpl
+def methods():
+    return {"ewc": EWC}
+
+
+@dataclass(eq=False)
+class EWC:
+    """Hold each weight near its old value, the harder the more the old tasks needed it."""
+
+    strength: Annotated[float, "lambda, weight of the penalty; choose it on validation rows"] = 100.0
+    form: Annotated[
+        Literal["online", "offline", "mean"], "F summed, anchor latest; one penalty per task, exactly; F averaged"
+    ] = "online"
+    decay: Annotated[float, "online: gamma, factor on the old F at each task"] = 1.0
+    normalise: Annotated[bool, "scale each task's F to a mean of 1, so that strength does not depend on the model"] = (
+        True
+    )
+    fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all"] = None
+    clip: Annotated[Literal["total", "task"], "clip the gradient with the penalty's, or the task's alone"] = "total"
+    fisher: Tensor | None = field(default=None, init=False)
+    anchor: Tensor | None = field(default=None, init=False)
+    constant: Tensor | None = field(default=None, init=False)
+    tasks: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        if self.strength < 0 or not 0 <= self.decay <= 1:
+            raise ValueError("strength must not be negative, decay must lie in [0, 1]")
+        if self.fisher_rows is not None and self.fisher_rows < 1:
+            raise ValueError("fisher_rows must be at least 1")
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        training = learner.training(task.train)
+        weights = learner.weights
+        for batch in training:
+            training.backward(learner.loss(batch))
+            if training.due:
+                if self.clip == "task":
+                    training.clip()
+                if self.fisher is not None:
+                    weights.grad.add_(self.penalty_gradient(weights.data))
+                training.apply(clip=self.clip == "total")
+        penalty = float(self.penalty(weights.data))
+        self.consolidate(self.estimate(learner, task.train), weights.copy())
+        return {**training.stats, "penalty": penalty}
+
+    def penalty(self, theta):
+        """Return the penalty of a weight vector, a scalar."""
+        if self.fisher is None:
+            return torch.zeros(())
+        return self.strength / 2 * ((self.fisher * (theta - self.anchor).square()).sum() + self.constant)
+
+    def penalty_gradient(self, theta):
+        """Return the penalty's gradient, shape (weights,)."""
+        return (theta - self.anchor).mul_(self.fisher).mul_(self.strength)
+
+    def estimate(self, learner, rows):
+        """Return F on rows of the task just learned: the mean of each row's squared gradient, without dropout."""
+        if self.fisher_rows is not None and self.fisher_rows < len(rows):
+            order = torch.randperm(len(rows), generator=learner.generator("fisher"))
+            rows = [rows[i] for i in order[: self.fisher_rows].tolist()]
+        fisher = learner.squared_gradients(rows)
+        return fisher / fisher.mean().clamp_min(torch.finfo(fisher.dtype).tiny) if self.normalise else fisher
+
+    def consolidate(self, fisher, theta):
+        """Take in the F of a task and the weights at its end."""
+        self.tasks += 1
+        if self.fisher is None:
+            self.fisher, self.anchor, self.constant = fisher, theta, torch.zeros((), device=theta.device)
+        elif self.form == "online":
+            self.fisher, self.anchor = self.decay * self.fisher + fisher, theta
+        elif self.form == "mean":
+            self.fisher, self.anchor = self.fisher + (fisher - self.fisher) / self.tasks, theta
+        else:
+            total = self.fisher + fisher
+            share = fisher / total.clamp_min(torch.finfo(total.dtype).tiny)  # where both are 0 the anchor is free
+            self.constant = self.constant + (self.fisher * share * (theta - self.anchor).square()).sum()
+            self.fisher, self.anchor = total, torch.lerp(self.anchor, theta, share)

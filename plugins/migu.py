@@ -1,0 +1,152 @@
+"""MIGU: magnitude-based gradient updating (Du et al. 2024, arXiv:2406.17245), for LoRA.
+
+At each step only those rows of A and B are updated whose outputs are large for the step's own data. A row of A is judged by
+x A, a row of B by the whole layer's output x W + scaling * x A B, each by its sum of absolute values over the tokens. Of d
+rows of a matrix the floor(frozen * d) smallest stay. `base=lorareplay` trains on the memory as well, as LoRAReplay does.
+
+The paper's rows "LoRA + MIGU" and "LoRAReplay + MIGU" are `base=seqlora` and `base=lorareplay`. Like the released code, the
+sums include padding, the mask comes before clipping, and the first task is learned without it.
+"""
+
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from clbench import hookimpl
+from clbench.memory import Memory
+
+FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
+
+
+@hookimpl
+def methods():
+    return {"migu": MIGU}
+
+
+@dataclass(eq=False)
+class MIGU:
+    """Update only the LoRA rows whose outputs are large for the current batch; alone or with replay."""
+
+    base: Annotated[Literal["seqlora", "lorareplay"], "the new task alone, or together with a memory"] = "seqlora"
+    frozen: Annotated[
+        float | None, "T: part of each matrix's rows that a step leaves; none: 0.7, with replay 0.4 (paper)"
+    ] = None
+    memory_ratio: Annotated[float, "lorareplay: part of each task's training rows to remember"] = 0.02
+    skip_first_task: Annotated[bool, "learn the first task without masks (release)"] = True
+    rule: Annotated[Literal["count", "quantile"], "floor(T d) smallest, or those below the quantile T (release)"] = (
+        "count"
+    )
+    rows: Annotated[Literal["magnitude", "random"], "keep the largest rows, or random ones (ablation)"] = "magnitude"
+    masked: Annotated[
+        Literal["gradient", "update"], "the mask zeroes the gradient, or the step (AdamW's momentum included)"
+    ] = "gradient"
+    memory: Memory = field(default_factory=Memory, init=False)
+
+    def __post_init__(self):
+        if self.frozen is not None and not 0 <= self.frozen < 1:
+            raise ValueError("frozen must lie in [0, 1)")
+
+    @property
+    def part(self):
+        """The part of the rows that stays."""
+        return FROZEN[self.base] if self.frozen is None else self.frozen
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        training = learner.training(task.train + self.memory.examples)
+        if learner.task_index == 0 and self.skip_first_task:
+            for batch in training:
+                training.step(learner.loss(batch))
+        else:
+            with Magnitudes.watching(learner) as magnitudes:
+                self.learn_masked(learner, training, magnitudes)
+        if self.base == "lorareplay":
+            self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
+        return {**training.stats, "remembered": len(self.memory)}
+
+    def learn_masked(self, learner, training, magnitudes):
+        """Train with a new mask at each step."""
+        weights = learner.weights
+        for batch in training:
+            training.backward(learner.loss(batch))
+            if not training.due:
+                continue
+            mask = magnitudes.mask(self.keep)
+            if self.masked == "gradient":
+                weights.grad.mul_(mask)
+                training.apply()
+            else:
+                before = weights.copy()
+                training.apply()
+                weights.assign(torch.where(mask, weights.data, before))
+
+    def keep(self, magnitudes):
+        """Return which rows are updated, as booleans, from the magnitudes (matrices, rows)."""
+        if self.rows == "random":
+            magnitudes = torch.rand_like(magnitudes)
+        if self.rule == "quantile":
+            return magnitudes >= magnitudes.quantile(self.part, dim=1, keepdim=True)
+        count = magnitudes.shape[1] - int(self.part * magnitudes.shape[1] + 1e-9)
+        return torch.zeros_like(magnitudes, dtype=torch.bool).scatter_(1, magnitudes.topk(count).indices, True)
+
+
+class Magnitudes:
+    """The summed absolute outputs of every LoRA row since the last mask, one tensor (matrices, rows) per number of rows."""
+
+    def __init__(self, learner):
+        names = defaultdict(list)
+        for name, view in learner.weights.views(learner.weights.data).items():
+            names[view.shape[0]].append(name)
+        device = learner.device
+        self.sums = {rows: torch.zeros(len(group), rows, device=device) for rows, group in names.items()}
+        self.of_matrix = {name: self.sums[rows][i] for rows, group in names.items() for i, name in enumerate(group)}
+        self.row_of_weight = self.number_rows(learner.weights)
+
+    def number_rows(self, weights):
+        """Return for each weight the position of its row among all rows, shape (weights,)."""
+        numbers = torch.arange(sum(sums.numel() for sums in self.sums.values()), device=weights.data.device)
+        parts = torch.split(numbers, [sums.numel() for sums in self.sums.values()])
+        numbered = {rows: iter(part.view(-1, rows)) for rows, part in zip(self.sums, parts, strict=True)}
+        result = torch.empty(len(weights), dtype=torch.long, device=numbers.device)
+        for view in weights.views(result).values():
+            view.copy_(next(numbered[view.shape[0]])[:, None].expand_as(view))
+        return result
+
+    @classmethod
+    @contextmanager
+    def watching(cls, learner):
+        """Watch the model's training passes within a `with` block."""
+        magnitudes, handles = cls(learner), []
+        for name, layer in learner.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                combined = magnitudes.of_matrix[f"{name}.lora_B.default.weight"]
+                handles.append(layer.register_forward_hook(adder(combined)))
+                inner = magnitudes.of_matrix[f"{name}.lora_A.default.weight"]
+                handles.append(layer.lora_A["default"].register_forward_hook(adder(inner)))
+        try:
+            yield magnitudes
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def mask(self, keep):
+        """Return which weights are updated, shape (weights,), and start the sums anew."""
+        kept = torch.cat([keep(sums).flatten() for sums in self.sums.values()])
+        for sums in self.sums.values():
+            sums.zero_()
+        return kept[self.row_of_weight]
+
+
+def adder(sums):
+    """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows."""
+
+    def add(layer, inputs, output):
+        if layer.training:
+            with torch.no_grad():
+                sums.add_(output.abs().flatten(0, -2).sum(0, dtype=torch.float32))
+
+    return add

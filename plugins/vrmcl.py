@@ -1,0 +1,132 @@
+"""VR-MCL: variance-reduced meta continual learning (Wu et al. 2024, ICLR), adapted to LoRA.
+
+From the second task on every batch is one meta-iteration. Inner SGD steps on K slices of the batch lead from theta_b to phi;
+the hypergradient g_b is the gradient, with respect to theta_b, of the loss of phi on the batch and as many remembered rows.
+Its variance is reduced by what the same data and the same dropout give at the previous weights (eq. 4, STORM):
+
+    ghat_b = g_b(theta_b) + momentum * (ghat_{b-1} - g_b(theta_{b-1}))
+
+`order=first` takes the gradient at phi as the hypergradient; `order=second` differentiates through the inner steps (small
+models: it keeps the graphs of all of them). The outer step is the common recipe's AdamW fed with ghat, or SGD.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from clbench import hookimpl
+from clbench.memory import Memory
+
+
+@hookimpl
+def methods():
+    return {"vrmcl": VRMCL}
+
+
+@dataclass(eq=False)
+class VRMCL:
+    """Meta-learn on the new task and a memory at once, with a variance-reduced hypergradient."""
+
+    momentum: Annotated[float, "r: weight of the variance reduction; 0 is plain meta-learning"] = 0.25
+    inner_rate: Annotated[float, "alpha: learning rate of the inner SGD steps; choose it on validation rows"] = 0.01
+    inner_steps: Annotated[int, "K: slices of a batch, one inner step on each"] = 4
+    order: Annotated[Literal["first", "second"], "the gradient at phi, or through the inner steps"] = "first"
+    outer_at: Annotated[Literal["last", "mean"], "outer loss after the last inner step, or mean over all (release)"] = (
+        "last"
+    )
+    replay_weight: Annotated[float, "weight of a remembered row in the outer loss; of a new one: 1"] = 0.5
+    outer_optimizer: Annotated[Literal["adamw", "sgd"], "what takes the outer step"] = "adamw"
+    memory_ratio: Annotated[float, "part of each task's training rows to remember"] = 0.02
+    memory: Memory = field(default_factory=Memory, init=False)
+
+    def __post_init__(self):
+        if self.inner_steps < 1 or self.inner_rate < 0 or self.replay_weight < 0:
+            raise ValueError("inner_steps must be at least 1, inner_rate and replay_weight not negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum must lie in [0, 1)")
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        if self.memory:
+            training = learner.training(task.train, self.outer_optimizer)
+            self.learn_meta(learner, training)
+        else:
+            training = learner.training(task.train)
+            for batch in training:
+                training.step(learner.loss(batch))
+        self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
+        return {**training.stats, "remembered": len(self.memory)}
+
+    def learn_meta(self, learner, training):
+        """Take one meta-iteration a batch."""
+        replay = learner.draws(self.memory.examples, "replay")
+        reduced = previous = None  # ghat_{b-1}, theta_{b-1}
+        for group in training.groups():
+            slices = [part for batch in group for part in batch.split(self.slice_rows(learner.settings))]
+            outer = self.weigh(group, next(replay))
+            before = random_state(learner.device)
+            loss, gradient = self.hypergradient(learner, learner.weights.data, slices, outer)
+            if reduced is not None and self.momentum:
+                set_random_state(learner.device, before)
+                _, stale = self.hypergradient(learner, previous, slices, outer)
+                gradient = gradient + self.momentum * (reduced - stale)  # eq. 4
+            reduced, previous = gradient, learner.weights.copy()
+            training.supply(gradient, loss)
+            training.apply()
+
+    def slice_rows(self, settings):
+        """Return how many rows a slice has."""
+        return max(1, settings.batch_size // self.inner_steps)
+
+    def weigh(self, new, remembered):
+        """Return the outer batches, each with its weight in the outer loss; the weights are shares of all rows."""
+        weighted = [(batch, 1.0) for batch in new] + [(batch, self.replay_weight) for batch in remembered]
+        rows = sum(len(batch.labels) for batch, _ in weighted)
+        return [(batch, weight * len(batch.labels) / rows) for batch, weight in weighted]
+
+    def hypergradient(self, learner, theta, slices, outer):
+        """Return the outer loss and its gradient with respect to theta; the learner's weights stay as they are.
+
+        Args:
+            theta: where to start from, shape (weights,).
+            slices: batches of the inner steps.
+            outer: pairs of a batch and its weight in the outer loss.
+        """
+        second = self.order == "second"
+        start = phi = theta.detach().clone().requires_grad_()
+        loss, gradient = torch.zeros((), device=theta.device), torch.zeros_like(theta)
+        share = 1.0 if self.outer_at == "last" else 1 / len(slices)
+        with attention_of(second):
+            for number, part in enumerate(slices):
+                step = learner.gradient(learner.loss(part, phi), phi, create_graph=second)
+                phi = phi - self.inner_rate * step
+                if not second:
+                    phi = phi.detach().requires_grad_()
+                if self.outer_at == "mean" or number == len(slices) - 1:
+                    for batch, weight in outer:
+                        partial = learner.loss(batch, phi) * (weight * share)
+                        # the graph of the inner steps is shared by all outer losses
+                        gradient += learner.gradient(partial, start if second else phi, retain_graph=second)
+                        loss += partial.detach()
+        return loss, gradient
+
+
+def attention_of(second):
+    """Return a context in which attention can be differentiated twice, if that is asked for."""
+    return sdpa_kernel(SDPBackend.MATH) if second else nullcontext()
+
+
+def random_state(device):
+    """Return the state of the generator that dropout draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(device, state):
+    """Set the state of the generator that dropout draws from."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
