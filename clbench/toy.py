@@ -344,9 +344,9 @@ _BUILDERS: Mapping[str, Callable[[_Writer, str], str]] = MappingProxyType(
 TOY_TASKS: tuple[str, ...] = tuple(_BUILDERS)
 
 # Rows of train, validation and test: multiples of the number of labels, so that the classes are exactly balanced.
-_ROWS = (200, 40, 100)
+_ROWS = (120, 40, 100)
 _OTHER_ROWS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {"mnli": (201, 42, 102), "cb": (60, 42, 42), "copa": (100, 40, 100), "dbpedia": (210, 42, 112)}
+    {"mnli": (120, 42, 102), "cb": (60, 42, 42), "copa": (100, 40, 100), "dbpedia": (126, 42, 112)}
 )
 
 # A passage belongs to one split by its checksum (mod 6), so splits are disjoint whatever the seed.

@@ -33,7 +33,7 @@ LABELS = {
     "yahoo": "Society & Culture, Science & Mathematics, Health, Education & Reference, Computers & Internet, Sports, "
     "Business & Finance, Entertainment & Music, Family & Relationships, Politics & Government",
 }
-SIZES = {"mnli": (201, 42, 102), "cb": (60, 42, 42), "copa": (100, 40, 100), "dbpedia": (210, 42, 112)}
+SIZES = {"mnli": (120, 42, 102), "cb": (60, 42, 42), "copa": (100, 40, 100), "dbpedia": (126, 42, 112)}
 FORMATS = {
     "mnli": r"sentence 1: .+\nsentence 2: .+",
     "cb": r"sentence 1: .+\nsentence 2: .+",
@@ -80,7 +80,7 @@ def test_another_process_writes_the_same_rows(hash_seed: str) -> None:
 
 def test_rows_are_the_published_ones() -> None:
     # Results on toy data compare only while the rows stay the same: change this number knowingly.
-    assert checksum() == 3086826385
+    assert checksum() == 93247517
 
 
 @every_task
@@ -92,7 +92,7 @@ def test_a_seed_changes_the_rows(task: str) -> None:
 @every_task
 def test_sizes_labels_and_balance(task: str) -> None:
     labels = LABELS[task].split(", ")
-    for split, size in zip(SPLITS, SIZES.get(task, (200, 40, 100)), strict=True):
+    for split, size in zip(SPLITS, SIZES.get(task, (120, 40, 100)), strict=True):
         counts = Counter(label for _, label in toy_rows(task, split))
         assert counts.total() == size
         assert counts == dict.fromkeys(labels, size // len(labels))
