@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from clbench.backbone import load_backbone, merged
-from clbench.batches import collate
+from clbench.batches import collate, longest_answer
 from clbench.learner import Learner
 from clbench.settings import resolve_settings
 from clbench.sources import load_tasks
@@ -57,12 +57,16 @@ def bare_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
 def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[str]:
     """Answer in batches of the same size in the given order, with the adapter merged."""
     encoded, size = learner.encoder.encode(examples), learner.settings.eval_batch_size
+    longest = max(map(longest_answer, examples))
     module, answers = learner.model.get_base_model().eval(), []
     with torch.no_grad(), merged(learner.model):
         for begin in range(0, len(encoded), size):
             batch = collate(encoded[begin : begin + size], learner.tokenizer.pad_token_id, learner.device)
             tokens = module.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=learner._generation
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=learner._generation,
+                max_new_tokens=longest,
             )
             answers += [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
     return answers
