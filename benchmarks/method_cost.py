@@ -48,6 +48,7 @@ def measure(
 ) -> "Measured":
     """Learn both tasks; return the costs of the second."""
     learner = Learner(backbone, settings)
+    learner.add_lora()
     options = method.resolve_options(given)
     if "memory_ratio" in options:
         options["memory_ratio"] = 0.5

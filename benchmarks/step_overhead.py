@@ -42,7 +42,7 @@ def our_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
 def bare_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
     """Take the same steps with nothing around them: forward, backward, clip, AdamW over the same flat weights."""
     learner.begin_task(0)
-    module = learner.model.get_base_model().train()
+    module = learner.model.train()
     optimizer = torch.optim.AdamW([learner.weights.vector], lr=1e-3, weight_decay=0.0, fused=True)
     for (batch,) in itertools.islice(learner.training(examples)._groups, STEPS):
         learner.weights.zero_grad()
@@ -58,7 +58,7 @@ def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[st
     """Answer in batches of the same size in the given order, with the adapter merged."""
     encoded, size = learner.encoder.encode(examples), learner.settings.eval_batch_size
     longest = max(map(longest_answer, examples))
-    module, answers = learner.model.get_base_model().eval(), []
+    module, answers = learner.model.eval(), []
     with torch.no_grad(), merged(learner.model):
         for begin in range(0, len(encoded), size):
             batch = collate(encoded[begin : begin + size], learner.tokenizer.pad_token_id, learner.device)
@@ -89,6 +89,7 @@ def main() -> None:
     settings = resolve_settings({"backbone": arguments.backbone, "data": arguments.data})
     backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
     learner = Learner(backbone, settings)
+    learner.add_lora()
     tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 500)
     rows = tuple(example for task in tasks for example in task.train)
     questions = tuple(example for task in tasks for example in task.test)

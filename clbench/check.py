@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -90,7 +89,12 @@ class Battery:
         record = execute_run(
             settings, STREAM, tasks, self.backbone, self.plugins, self.method, self.options, files, watchers, True
         )
-        return Outcome(record, load_file(files.adapter / "adapter_model.safetensors"), files)
+        saved = {
+            name: tensor
+            for file in sorted(files.adapter.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
+        return Outcome(record, saved, files)
 
     def findings(self) -> list[Finding]:
         """Run everything and return one finding a check; a run that fails ends the battery."""
@@ -141,14 +145,16 @@ class Battery:
 
     def check_reload(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
         """Load adapter and state into a new learner and ask again."""
-        if not whole.adapter or not any(tensor.any() for name, tensor in whole.adapter.items() if "lora_B" in name):
+        telling = [tensor for name, tensor in whole.adapter.items() if "lora_A" not in name]
+        if not any(tensor.any() for tensor in telling):
             return f"the saved adapter is empty: {len(whole.adapter)} tensors, none that changes an answer", ""
         instance = self.method.build(self.options)
         restore_state(instance, observer.state)
         manager = run_manager(self.plugins, instance, self.method.name, [DefaultProtocol()])
         learner = Learner(self.backbone, SETTINGS, manager.hook)
         try:
-            set_peft_model_state_dict(learner.model, dict(whole.adapter))
+            manager.hook.attach(learner=learner)
+            learner.load(whole.files.adapter)
             learner.begin_task(len(self.tasks) - 1, self.tasks[-1])
             if not torch.equal(learner.weights.data, observer.weights[-1]):
                 return "the reloaded weights differ from those that were learned", ""

@@ -21,7 +21,7 @@ from .errors import ClbenchError, one_line, unknown
 from .metrics import METRICS, Metric
 from .options import Option, list_options, parse_options
 
-HOOKS = ("methods", "metrics", "run_stream", "learn_task", "evaluate", "train_step")
+HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
 
 
 @dataclass(frozen=True)

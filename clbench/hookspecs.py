@@ -40,6 +40,14 @@ def run_stream(run: Run) -> bool:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
+def attach(learner: Learner) -> bool:  # type: ignore[empty-body]
+    """Put what is to be trained on the frozen model, before the first task and after the method's state was restored.
+
+    Return True. The core's default is one LoRA adapter. Called once in a process; the trainable weights' values follow.
+    """
+
+
+@hookspec(firstresult=True)
 def learn_task(learner: Learner, task: Task) -> Mapping[str, float]:  # type: ignore[empty-body]
     """Learn one task; return what is worth recording, never None. The method alone implements it."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
-from torch import Tensor
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from .backbone import Backbone, attach_adapter, merged
 from .batches import (
@@ -33,14 +36,18 @@ from .weights import Weights
 if TYPE_CHECKING:
     import pluggy
 
-PEFT_PREFIX = "base_model.model."  # of a parameter's name in the adapter's model, before its name in the backbone
+PARTS = "parts.safetensors"  # in the folder of a saved adapter: what a method trains besides LoRA
 
 
 class Learner:
-    """A frozen backbone with a LoRA adapter.
+    """A frozen backbone and what is trained on it: a LoRA adapter (`add_lora`), a method's own modules (`add_part`).
+
+    The hook `attach` decides which; the core's default is the adapter that the settings describe.
 
     Attributes:
-        model: the `peft.PeftModel`.
+        model: the backbone's `transformers` model, the adapter's layers and the parts within it.
+        adapter: the `peft.PeftModel` around it, None without LoRA.
+        parts: the method's own modules by name.
         weights: all trainable weights as one flat vector.
         settings: the run's settings.
         device: where the model is.
@@ -53,26 +60,73 @@ class Learner:
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
         self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
-        self.model = attach_adapter(backbone, settings)
-        self.weights = Weights(self.model)
+        self.model = backbone.model
+        self.adapter: PeftModel | None = None
+        self.parts: dict[str, nn.Module] = {}
+        self.weights: Weights
         self.task_index = 0
         self.cost = Cost(Stopwatch(self.device))
         self.phase: Training | None = None
         self._own: frozenset[Example] | None = None
         self._hook = hook
-        self._module = self.model.get_base_model()
+        self._backbone = backbone
         self._generation = transformers.GenerationConfig(
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self._module.generation_config.eos_token_id,
-            decoder_start_token_id=self._module.generation_config.decoder_start_token_id,
+            eos_token_id=self.model.generation_config.eos_token_id,
+            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
         )
 
+    def add_lora(self) -> None:
+        """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
+        self.adapter = attach_adapter(self._backbone, self.settings)
+        self.weights = Weights(self.model)
+
+    def add_part(self, name: str, part: nn.Module) -> None:
+        """Put a module of the method's own on the model: a soft prompt, a router; what of it requires a gradient is trained.
+
+        It does nothing by itself: the method hooks it into the model's forward pass.
+        """
+        self.model.add_module(name, part.to(self.device))
+        self.parts[name] = part
+        self.weights = Weights(self.model)
+
     def detach(self) -> None:
-        """Take the adapter off the backbone, which is then as it was loaded."""
-        self.model.unload()
-        self.phase = None
+        """Take adapter and parts off the backbone, which is then as it was loaded."""
+        if self.adapter is not None:
+            self.adapter.unload()
+        for name in self.parts:
+            delattr(self.model, name)
+        self.adapter, self.parts, self.phase = None, {}, None
+
+    def save(self, folder: Path) -> None:
+        """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.adapter is not None:
+            self.adapter.save_pretrained(folder)
+        if self.parts:
+            save_file(self._state_of_parts(), folder / PARTS)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote into the adapter and the parts that are on the model.
+
+        Raises:
+            ValueError: the files hold other tensors than the model.
+        """
+        if self.adapter is not None:
+            set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+        if self.parts:
+            found, wanted = load_file(folder / PARTS), self._state_of_parts()
+            if found.keys() != wanted.keys():
+                raise ValueError(f"{folder / PARTS} holds {sorted(found)}, the model {sorted(wanted)}")
+            for name, tensor in wanted.items():
+                tensor.copy_(found[name])
+
+    def _state_of_parts(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": tensor for name, part in self.parts.items() for key, tensor in part.state_dict().items()
+        }
 
     def begin_task(self, index: int, task: Task | None = None) -> None:
         """Start the random streams of a task: dropout, shuffling and sampling depend on seed and index alone.
@@ -105,10 +159,10 @@ class Learner:
             self.cost.forward_batches += 1
             self.cost.forward_rows += len(batch.labels)
             if weights is None:
-                loss = self._module(**inputs, use_cache=False).loss
+                loss = self.model(**inputs, use_cache=False).loss
             else:
-                values = {name.removeprefix(PEFT_PREFIX): part for name, part in self.weights.views(weights).items()}
-                loss = torch.func.functional_call(self._module, values, (), {**inputs, "use_cache": False}).loss
+                values = dict(self.weights.views(weights))
+                loss = torch.func.functional_call(self.model, values, (), {**inputs, "use_cache": False}).loss
             if loss.requires_grad:
                 loss.register_hook(self.cost.count_backward)
         return loss
@@ -151,7 +205,7 @@ class Learner:
         tokens = sum(len(row.labels) for row in encoded)
         size = self.settings.micro_batch or self.settings.batch_size
         for indices in sorted_batches([len(row.input_ids) for row in encoded], size):
-            self._module.eval()
+            self.model.eval()
             rows = [encoded[i] for i in indices]
             share = sum(len(row.labels) for row in rows) / tokens
             yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
@@ -211,11 +265,11 @@ class Learner:
         """
         encoded = self.encoder.encode(examples)
         answers = [""] * len(encoded)
-        self._module.eval()
+        self.model.eval()
         with torch.no_grad(), merged(self.model):
             for longest, indices in self._answer_batches(examples, encoded):
                 batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
-                tokens = self._module.generate(
+                tokens = self.model.generate(
                     input_ids=batch.input_ids,
                     attention_mask=batch.attention_mask,
                     generation_config=self._generation,
@@ -245,4 +299,4 @@ class Learner:
 
     def train_mode(self) -> None:
         """Switch dropout on."""
-        self._module.train()
+        self.model.train()

@@ -137,14 +137,16 @@ class Run:
         except TypeError as error:
             raise ClbenchError(f"method '{self.method_name}': {error}") from error
 
-    def resume(self) -> None:
-        """Take up the checkpoint, if there is one."""
+    def begin(self) -> None:
+        """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
         if not self.files.checkpoint.exists():
+            self.hook.attach(learner=self.learner)
             return
         content = load_checkpoint(self.files.checkpoint, self.learner.device)
         self.progress = Progress(**content["progress"])
-        self.learner.weights.assign(content["weights"])
         restore_state(self.method, content["method"])
+        self.hook.attach(learner=self.learner)
+        self.learner.weights.assign(content["weights"])
 
 
 class DefaultProtocol:
@@ -157,6 +159,12 @@ class DefaultProtocol:
             run.learn(run.tasks[index], index)
             run.evaluate(index, cells_to_evaluate(run.settings.matrix, index, len(run.tasks)))
             run.finish_task(index)
+        return True
+
+    @hookimpl(trylast=True)
+    def attach(self, learner: Learner) -> bool:
+        """Attach one LoRA adapter."""
+        learner.add_lora()
         return True
 
     @hookimpl(trylast=True)
@@ -209,10 +217,10 @@ def execute_run(
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:
         with files.lock():
-            run.resume()
+            run.begin()
             manager.hook.run_stream(run=run)
             if save_adapter:
-                write_atomically(files.adapter, lambda path: learner.model.save_pretrained(path))
+                write_atomically(files.adapter, learner.save)
             record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules), "audit": audit}
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
@@ -258,7 +266,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         "trainable_weights": len(run.learner.weights),
         "peak_memory_bytes": _peak_memory(run.learner.device),
         "device": _device_name(run.learner.device),
-        "precision": str(run.learner.model.get_base_model().dtype).removeprefix("torch."),
+        "precision": str(run.learner.model.dtype).removeprefix("torch."),
         "versions": _versions(),
         "git_commit": _git_commit(),
         "started": progress.started,

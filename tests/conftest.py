@@ -48,6 +48,7 @@ def make_learner(backbone: Backbone):
             learner.detach()
         made.clear()
         learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}))
+        learner.add_lora()
         learner.begin_task(0)
         made.append(learner)
         return learner

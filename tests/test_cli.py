@@ -88,6 +88,7 @@ def test_the_saved_adapter_reloads_to_the_same_answers(clbench, tiny_run, tiny_f
     task = load_tasks("toy", find_stream("sst-2,agnews"), 16, 8, 1)[1]
     backbone = load_backbone(str(tiny_folder), "cpu")
     learner = Learner(backbone, Settings(lora_targets="q,v", lora_rank=2, max_input=96, max_target=8, max_answer=4))
+    learner.add_lora()
     assert learner.answer(task.test) != answers
     learner.detach()
     model = PeftModel.from_pretrained(backbone.model, folder).eval()

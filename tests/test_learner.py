@@ -128,6 +128,7 @@ def test_a_learner_leaves_the_backbone_as_it_was(backbone, toy_tasks):
     ends = []
     for _ in range(2):
         learner = Learner(backbone, Settings(**TINY, epochs=1))
+        learner.add_lora()
         learner.begin_task(0)
         training = learner.training(toy_tasks[0].train)
         for batch in training:

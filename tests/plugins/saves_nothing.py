@@ -11,7 +11,7 @@ class SavesNothing:
         training = learner.training(task.train)
         for batch in training:
             training.step(learner.loss(batch))
-        learner.model.state_dict = dict
+        learner.adapter.state_dict = dict
         return training.stats
 
 
