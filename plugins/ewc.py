@@ -28,7 +28,7 @@ def methods():
 class EWC:
     """Hold each weight near its old value, the harder the more the old tasks needed it."""
 
-    strength: Annotated[float, "lambda, weight of the penalty; choose it on validation rows"] = 1.0
+    strength: Annotated[float, "lambda, weight of the penalty; choose it on validation rows"] = 0.1
     form: Annotated[
         Literal["online", "offline", "mean"], "F summed, anchor latest; one penalty per task, exactly; F averaged"
     ] = "online"
