@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,12 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
         stream: a stream ('long:1') or a family ('long') to keep.
     """
     kept = [r for r in records if stream in (None, r["stream"]["name"], r["stream"]["family"])]
-    varied = _varied_settings(kept)
+    varied, varied_options = _varied_settings(kept), _varied_options(kept)
     groups: dict[tuple[str, ...], dict[tuple[str, int], Record]] = defaultdict(dict)
     for record in sorted(kept, key=lambda r: r.get("finished", "")):
         run = (record["stream"]["name"], record["settings"]["seed"])
         groups[_group_key(record)][run] = record
-    rows = [_row(list(group.values()), varied) for group in groups.values()]
+    rows = [_row(list(group.values()), varied, varied_options) for group in groups.values()]
     return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
 
 
@@ -83,13 +83,22 @@ def _varied_settings(records: Sequence[Record]) -> list[str]:
     return [name for name in names if len({str(record["settings"].get(name)) for record in records}) > 1]
 
 
-def _row(records: Sequence[Record], varied: Sequence[str]) -> Row:
+def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """Return (method, option) where records of a method differ: defaults change from version to version."""
+    values = defaultdict(set)
+    for record in records:
+        for name, value in record["options"].items():
+            values[record["method"], name].add(str(value))
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[tuple[str, str]]) -> Row:
     first = records[0]
     op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
     bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
     return Row(
         method=first["method"],
-        options=changed_options(first),
+        options=changed_options(first, varied_options),
         stream=first["stream"]["family"],
         backbone=slug(first["settings"]["backbone"]),
         data=slug(first["settings"]["data"]),
@@ -109,9 +118,15 @@ def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float |
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def changed_options(record: Record) -> str:
-    """Return the options that differ from the method's defaults, as text."""
-    return ", ".join(f"{name}={value}" for name, value in record.get("changed_options", {}).items())
+def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) -> str:
+    """Return the options that differ from the method's defaults when it ran, or from other records, as text.
+
+    Args:
+        varied: pairs of a method and an option of which records with other values are shown beside this one.
+    """
+    changed, method = record.get("changed_options", {}), record["method"]
+    shown = {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:

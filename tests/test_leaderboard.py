@@ -145,3 +145,10 @@ def test_validation_records_stay_apart_and_a_setting_that_did_not_exist_is_none(
     del older["settings"]["validation"]
     (row,) = make_rows([record(), older])
     assert row.runs == 2
+
+
+def test_an_option_that_differs_between_records_is_shown_even_where_it_was_the_default():
+    old = {**record(options={"top": 0.3}), "changed_options": {}}
+    assert [row.options for row in make_rows([old])] == [""]
+    both = make_rows([old, record(options={"top": 0.1})])
+    assert sorted(row.options for row in both) == ["top=0.1", "top=0.3"]
