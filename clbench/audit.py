@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from .errors import ClbenchError
@@ -204,25 +205,32 @@ def _shared_questions(questions: Mapping[str, Mapping[str, Sequence[str]]]) -> l
 
 
 def audit_table(audit: Audit) -> Table:
-    """Return the counts as a rich table, one line a task."""
-    table = Table(title="Audit", title_justify="left")
-    names = ("Task", "Train", "Dev", "Test", "Classes", "Smallest", "Dup. train", "Dup. test", "Dev in test")
-    for name in (*names, "Train in test", "Outside", "Blank", "Cut", "Longest"):
-        table.add_column(name, justify="left" if name == "Task" else "right", overflow="fold")
-    for task in audit.tasks:
-        counts = sorted(task.classes.values())
-        table.add_row(
-            task.name,
-            *(str(task.rows[split]) for split in SPLITS),
-            str(len(counts)) if counts else "text",
-            f"{counts[0] / sum(counts):.0%}" if counts else "",
-            str(task.duplicates["train"]),
-            str(task.duplicates["test"]),
-            str(task.dev_in_test),
-            str(task.train_in_test),
-            str(sum(task.outside.values())),
-            str(sum(task.blank.values())),
-            "" if task.cut is None else f"{task.cut:.0%}",
-            "" if task.longest is None else str(task.longest),
-        )
+    """Return the counts as a rich table, one line a task; faults that no task has get no column; `Least` is the rarest label."""
+    columns: dict[str, list[str]] = {
+        "Task": [task.name for task in audit.tasks],
+        **{split.capitalize(): [str(task.rows[split]) for task in audit.tasks] for split in SPLITS},
+        "Labels": [str(len(task.classes)) if task.classes else "text" for task in audit.tasks],
+        "Least": [_smallest_class(task) for task in audit.tasks],
+        "Cut": ["" if task.cut is None else f"{task.cut:.0%}" for task in audit.tasks],
+        "Longest": ["" if task.longest is None else str(task.longest) for task in audit.tasks],
+    }
+    faults = {
+        "Dup.\ntrain": [task.duplicates["train"] for task in audit.tasks],
+        "Dup.\ntest": [task.duplicates["test"] for task in audit.tasks],
+        "Dev in\ntest": [task.dev_in_test for task in audit.tasks],
+        "Train in\ntest": [task.train_in_test for task in audit.tasks],
+        "Outside": [sum(task.outside.values()) for task in audit.tasks],
+        "Blank": [sum(task.blank.values()) for task in audit.tasks],
+    }
+    columns |= {name: [str(count or "") for count in counts] for name, counts in faults.items() if any(counts)}
+    table = Table(title="Audit", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        of_task = name == "Task"
+        table.add_column(name, justify="left" if of_task else "right", no_wrap=not of_task, overflow="fold")
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*line)
     return table
+
+
+def _smallest_class(task: TaskAudit) -> str:
+    return f"{min(task.classes.values()) / sum(task.classes.values()):.0%}" if task.classes else ""
