@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from clbench.backbone import Backbone, load_backbone
 from clbench.cost import Stopwatch
-from clbench.discovery import Method, find_plugins
+from clbench.discovery import Method, Plugins, find_plugins, run_manager
 from clbench.learner import Learner
+from clbench.protocol import DefaultProtocol
 from clbench.settings import Settings, resolve_settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
@@ -30,7 +31,7 @@ from clbench.tiny import save_tiny_t5
 BASE = "lorareplay mix=interleave"
 FORMS = [
     BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
-    "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl",
+    "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora",
 ]  # fmt: skip
 MINI = {"d_model": 256, "d_kv": 32, "d_ff": 320, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
@@ -44,21 +45,27 @@ class Measured(NamedTuple):
 
 
 def measure(
-    method: Method, given: dict[str, str], backbone: Backbone, settings: Settings, tasks: list[Task]
+    method: Method,
+    given: dict[str, str],
+    plugins: Plugins,
+    backbone: Backbone,
+    settings: Settings,
+    tasks: list[Task],
 ) -> "Measured":
     """Learn both tasks; return the costs of the second."""
-    learner = Learner(backbone, settings)
-    learner.add_lora()
     options = method.resolve_options(given)
     if "memory_ratio" in options:
         options["memory_ratio"] = 0.5
     instance = method.build(options)
+    manager = run_manager(plugins, instance, method.name, [DefaultProtocol()])
+    learner = Learner(backbone, settings, manager.hook)
+    manager.hook.attach(learner=learner)
     seconds = share = 0.0
     for index, task in enumerate(tasks):
         learner.begin_task(index, task)
         watch, begin = Stopwatch(learner.device), time.process_time()
         with watch:
-            instance.learn_task(learner, task)
+            manager.hook.learn_task(learner=learner, task=task)
         seconds = time.process_time() - begin if learner.device.type == "cpu" else watch.read()
         share = 1 - learner.cost.harness.read() / watch.read()
     learner.detach()
@@ -90,7 +97,7 @@ def main() -> None:
     plugins = find_plugins()
     parsed = {form: dict(word.split("=") for word in form.split()[1:]) for form in forms}
 
-    run = partial(measure, backbone=backbone, settings=settings, tasks=tasks)
+    run = partial(measure, plugins=plugins, backbone=backbone, settings=settings, tasks=tasks)
     run(plugins.method(BASE.split()[0]), parsed[BASE])  # to warm up
     rounds = [
         {form: run(plugins.method(form.split()[0]), parsed[form]) for form in forms[:: 1 if number % 2 else -1]}

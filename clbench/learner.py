@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +27,7 @@ from .batches import (
     sorted_batches,
     target_tokens,
 )
+from .blocks import ADAPTER_FILE, Blocks
 from .cost import Cost, Stopwatch
 from .samples import SampleSquares
 from .seeding import derive_seed
@@ -47,6 +50,7 @@ class Learner:
     Attributes:
         model: the backbone's `transformers` model, the adapter's layers and the parts within it.
         adapter: the `peft.PeftModel` around it, None without LoRA.
+        blocks: the adapter's rank blocks, where it has more than one (`add_blocks`).
         parts: the method's own modules by name.
         weights: all trainable weights as one flat vector.
         settings: the run's settings.
@@ -62,6 +66,7 @@ class Learner:
         self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
         self.model = backbone.model
         self.adapter: PeftModel | None = None
+        self.blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
         self.weights: Weights
         self.task_index = 0
@@ -83,6 +88,22 @@ class Learner:
         self.adapter = attach_adapter(self._backbone, self.settings)
         self.weights = Weights(self.model)
 
+    def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
+        """Put a fresh LoRA adapter of several rank blocks on the model and return them; each is scaled as by `add_lora`.
+
+        Args:
+            past: frozen blocks of earlier tasks, as `Blocks.freeze` returned them; empty before the first task.
+            count: trainable blocks.
+            rank: rank of a block; none: the settings' one.
+        """
+        settings, rank = self.settings, rank or self.settings.lora_rank
+        ranks = count * rank
+        alpha = settings.lora_alpha * ranks / settings.lora_rank
+        self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
+        self.blocks = Blocks(self.model, rank, past)
+        self.weights = Weights(self.model)
+        return self.blocks
+
     def add_part(self, name: str, part: nn.Module) -> None:
         """Put a module of the method's own on the model: a soft prompt, a router; what of it requires a gradient is trained.
 
@@ -98,12 +119,14 @@ class Learner:
             self.adapter.unload()
         for name in self.parts:
             delattr(self.model, name)
-        self.adapter, self.parts, self.phase = None, {}, None
+        self.adapter, self.blocks, self.parts, self.phase = None, None, {}, None
 
     def save(self, folder: Path) -> None:
         """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self.adapter is not None:
+        if self.blocks is not None:
+            self.blocks.save(self.adapter, folder)
+        elif self.adapter is not None:
             self.adapter.save_pretrained(folder)
         if self.parts:
             save_file(self._state_of_parts(), folder / PARTS)
@@ -114,8 +137,10 @@ class Learner:
         Raises:
             ValueError: the files hold other tensors than the model.
         """
-        if self.adapter is not None:
-            set_peft_model_state_dict(self.adapter, load_file(folder / "adapter_model.safetensors"))
+        if self.blocks is not None:
+            self.blocks.load(self.adapter, folder)
+        elif self.adapter is not None:
+            set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_FILE))
         if self.parts:
             found, wanted = load_file(folder / PARTS), self._state_of_parts()
             if found.keys() != wanted.keys():
@@ -266,7 +291,8 @@ class Learner:
         encoded = self.encoder.encode(examples)
         answers = [""] * len(encoded)
         self.model.eval()
-        with torch.no_grad(), merged(self.model):
+        gated = self.blocks is not None and self.blocks.gate is not None
+        with torch.no_grad(), nullcontext() if gated else merged(self.model):
             for longest, indices in self._answer_batches(examples, encoded):
                 batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
                 tokens = self.model.generate(

@@ -40,15 +40,15 @@ def backbone(tiny_folder: Path) -> Backbone:
 
 @pytest.fixture
 def make_learner(backbone: Backbone):
-    """A function that returns a new learner on the tiny T5; keyword arguments are settings."""
+    """A function that returns a new learner on the tiny T5; keyword arguments are settings, `attach` is a method's."""
     made: list[Learner] = []
 
-    def make(**settings) -> Learner:
+    def make(attach=Learner.add_lora, **settings) -> Learner:
         for learner in made:
             learner.detach()
         made.clear()
         learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}))
-        learner.add_lora()
+        attach(learner)
         learner.begin_task(0)
         made.append(learner)
         return learner

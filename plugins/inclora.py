@@ -1,0 +1,37 @@
+"""IncLoRA: incremental LoRA, one block of rank r per task; earlier blocks are frozen, all of them stay active (summed).
+
+The baseline of O-LoRA (Wang et al. 2023, arXiv:2310.14152): O-LoRA without its penalties. `--save-adapter` writes one PEFT
+adapter of all blocks, rank r times the number of tasks.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from clbench import hookimpl
+
+
+@hookimpl
+def methods():
+    return {"inclora": IncLoRA}
+
+
+@dataclass(eq=False)
+class IncLoRA:
+    """Train a new LoRA block on each task, on top of the frozen blocks of all earlier ones."""
+
+    past: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    @hookimpl
+    def attach(self, learner):
+        learner.add_blocks(self.past)
+        return True
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        if learner.task_index > 0:
+            self.past = learner.blocks.freeze(learner.weights, learner.generator("block"))
+        training = learner.training(task.train)
+        for batch in training:
+            training.step(learner.loss(batch))
+        return training.stats
