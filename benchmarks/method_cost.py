@@ -31,7 +31,7 @@ from clbench.tiny import save_tiny_t5
 BASE = "lorareplay mix=interleave"
 FORMS = [
     BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
-    "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora",
+    "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora", "moelora",
 ]  # fmt: skip
 MINI = {"d_model": 256, "d_kv": 32, "d_ff": 320, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
@@ -58,7 +58,7 @@ def measure(
         options["memory_ratio"] = 0.5
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol()])
-    learner = Learner(backbone, settings, manager.hook)
+    learner = Learner(backbone, settings, manager.hook, len(tasks))
     manager.hook.attach(learner=learner)
     seconds = share = 0.0
     for index, task in enumerate(tasks):

@@ -151,7 +151,7 @@ class Battery:
         instance = self.method.build(self.options)
         restore_state(instance, observer.state)
         manager = run_manager(self.plugins, instance, self.method.name, [DefaultProtocol()])
-        learner = Learner(self.backbone, SETTINGS, manager.hook)
+        learner = Learner(self.backbone, SETTINGS, manager.hook, len(self.tasks))
         try:
             manager.hook.attach(learner=learner)
             learner.load(whole.files.adapter)

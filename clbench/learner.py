@@ -54,13 +54,17 @@ class Learner:
         parts: the method's own modules by name.
         weights: all trainable weights as one flat vector.
         settings: the run's settings.
+        stream_length: how many tasks the run's stream has.
         device: where the model is.
         cost: what the current task has cost so far.
         phase: the latest phase that `training` returned.
     """
 
-    def __init__(self, backbone: Backbone, settings: Settings, hook: pluggy.HookRelay | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: Settings, hook: pluggy.HookRelay | None = None, stream_length: int = 1
+    ) -> None:
         self.settings = settings
+        self.stream_length = stream_length
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
         self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)

@@ -212,7 +212,7 @@ def execute_run(
         check_labels_round_trip(task.labels, plugins.metrics[task.metric])
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), CostMeter(instance), *watchers])
-    learner = Learner(backbone, settings, manager.hook)
+    learner = Learner(backbone, settings, manager.hook, len(tasks))
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:

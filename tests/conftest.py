@@ -43,11 +43,11 @@ def make_learner(backbone: Backbone):
     """A function that returns a new learner on the tiny T5; keyword arguments are settings, `attach` is a method's."""
     made: list[Learner] = []
 
-    def make(attach=Learner.add_lora, **settings) -> Learner:
+    def make(attach=Learner.add_lora, stream_length=1, **settings) -> Learner:
         for learner in made:
             learner.detach()
         made.clear()
-        learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}))
+        learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}), stream_length=stream_length)
         attach(learner)
         learner.begin_task(0)
         made.append(learner)

@@ -15,6 +15,8 @@ FORMS = [
     ("tasl", {"variant": "taslora"}),
     ("ewc", {"form": "offline"}),
     ("migu", {"base": "lorareplay"}),
+    ("olora", {"ortho_norm": "l2sq", "lambda2": "0.1"}),
+    ("moelora", {"top_k": "1", "load_balance": "0.01"}),
 ]
 
 

@@ -1,0 +1,133 @@
+"""MoELoRA: a mixture of LoRA experts with a token-level router in every adapted layer, as the field's weak baseline.
+
+    y = W x + s * sum_i p_i B_i A_i drop(x),   p = softmax(W_r x),   s = alpha / rank
+
+There are as many experts as the stream has tasks, all made before the first task and all trained on every task; nothing is
+frozen, no expert belongs to a task ("a vanilla MoE with LoRA number equal to the task number", arXiv:2502.17510). The experts
+are one adapter of rank experts * rank whose blocks are weighed; the router's input has no dropout and is float32.
+
+The load-balance loss (Switch Transformers) is off by default; Luo et al.'s (arXiv:2402.12851) contrastive loss between experts
+is left out. `--save-adapter` writes the experts as a PEFT adapter, block i being expert i, and the routers into
+`parts.safetensors` as `router.layers.N.weight`, (experts, inputs) of the N-th adapted layer; `Learner.load` reads both.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clbench import hookimpl
+from clbench.batches import IGNORED
+from clbench.errors import ClbenchError
+
+
+@hookimpl
+def methods():
+    return {"moelora": MoELoRA}
+
+
+@dataclass(eq=False)
+class MoELoRA:
+    """Train a mixture of LoRA experts with a router in every layer on each task in turn."""
+
+    experts: Annotated[int | None, "LoRA experts a layer; none: as many as the stream has tasks"] = None
+    rank_mode: Annotated[
+        Literal["per_expert", "split"], "each expert has the settings' rank, or a part of it (CoIN)"
+    ] = "per_expert"
+    top_k: Annotated[int | None, "experts that a token goes to; none: all"] = None
+    load_balance: Annotated[float, "weight of the load-balance loss, a mean over layers; usual: 0.01"] = 0.0
+    router_start: Annotated[Literal["random", "zero"], "as a linear layer starts, or exactly uniform"] = "random"
+
+    def __post_init__(self):
+        if self.experts is not None and self.experts < 1:
+            raise ValueError("experts must be at least 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError("top_k must be at least 1")
+        if self.load_balance < 0:
+            raise ValueError("load_balance must not be negative")
+
+    @hookimpl
+    def attach(self, learner):
+        experts, rank = self.experts or learner.stream_length, learner.settings.lora_rank
+        if (self.top_k or 1) > experts:
+            raise ClbenchError(f"method 'moelora': top_k={self.top_k}, but there are {experts} experts")
+        if self.rank_mode == "split" and rank % experts:
+            raise ClbenchError(f"method 'moelora': rank_mode=split cannot divide rank {rank} by {experts} experts")
+        blocks = learner.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)
+        router = Router([layer.in_features for layer in blocks.layers.values()], experts, self.top_k)
+        if self.router_start == "zero":
+            for layer in router.layers:
+                nn.init.zeros_(layer.weight)
+        learner.add_part("router", router)
+        blocks.gate = router
+        return True
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        training = learner.training(task.train)
+        for batch in training:
+            training.step(self.balanced_loss(learner, batch) if self.load_balance else learner.loss(batch))
+        return training.stats
+
+    def balanced_loss(self, learner, batch):
+        """Return the cross-entropy plus the weighted load-balance loss over the tokens that are no padding."""
+        if batch.input_ids.shape[1] == batch.labels.shape[1] and learner.model.config.is_encoder_decoder:
+            padding = learner.tokenizer.pad_token_id  # lengths tell a router's tokens apart: prompt or answer
+            batch = replace(
+                batch,
+                input_ids=functional.pad(batch.input_ids, (0, 1), value=padding),
+                attention_mask=functional.pad(batch.attention_mask, (0, 1)),
+            )
+        answer, prompt = batch.labels != IGNORED, batch.attention_mask.bool()
+        with learner.parts["router"].watched({answer.shape[1]: answer, prompt.shape[1]: prompt}) as losses:
+            loss = learner.loss(batch)
+        return loss + self.load_balance * torch.stack(losses).mean()
+
+
+class Router(nn.Module):
+    """The routers of all adapted layers: from a layer's number and input to its experts' weights, token by token."""
+
+    def __init__(self, inputs, experts, top_k=None):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(size, experts, bias=False) for size in inputs)  # add_blocks has seeded it
+        self.top_k = top_k
+        self.masks = {}
+        self.losses = []
+
+    def forward(self, number, x):
+        """Return weights (batch, tokens, experts) that sum to 1, for x of shape (batch, tokens, inputs)."""
+        logits = self.layers[number](x.float())
+        kept = logits
+        if self.top_k is not None:
+            best = logits.topk(self.top_k).indices
+            kept = torch.full_like(logits, float("-inf")).scatter(-1, best, logits.gather(-1, best))
+        weights = kept.softmax(-1)
+        if self.masks:
+            sent = weights.detach() > 0 if self.top_k else logits == logits.amax(-1, keepdim=True)
+            self.losses.append(load_balance(logits.softmax(-1), sent, self.masks[x.shape[1]]))
+        return weights
+
+    @contextmanager
+    def watched(self, masks):
+        """Collect every layer's load-balance loss within a `with` block; `masks` (batch, tokens), by number of tokens."""
+        self.masks, self.losses = masks, []
+        try:
+            yield self.losses
+        finally:
+            self.masks, self.losses = {}, []
+
+
+def load_balance(probabilities, sent, mask):
+    """Return experts * sum_i f_i P_i: 1 where the load is even, the number of experts where one takes all.
+
+    Args:
+        probabilities: softmax over all experts, (batch, tokens, experts); P is their mean and carries the gradient.
+        sent: whether a token goes to an expert, same shape; f is an expert's part of all those.
+        mask: the tokens that count, (batch, tokens).
+    """
+    counted, experts = mask[..., None], probabilities.shape[-1]
+    sent = (sent & counted).sum((0, 1)).float()
+    return experts * (sent / sent.sum() * (probabilities * counted).sum((0, 1)) / mask.sum()).sum()
