@@ -18,6 +18,7 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
+from .paper_commands import compare, show_comparison
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -82,6 +83,7 @@ def results_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 main.add_command(streams)
 main.add_command(audit)
+main.add_command(compare)
 
 
 @main.command()
@@ -312,7 +314,8 @@ def check_method(
 @click.option("--stream", help="Keep one stream (long:1) or family (long).")
 @style_option
 @click.option("--significance", is_flag=True, help="Intervals, p-values and ranks, from the stored answers.")
-def leaderboard(results: Path, stream: str | None, style: str, significance: bool) -> None:
+@click.option("--published", is_flag=True, help="Beside published numbers: the same as `clbench compare`.")
+def leaderboard(results: Path, stream: str | None, style: str, significance: bool, published: bool) -> None:
     """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
     from .store import read_records
 
@@ -320,7 +323,10 @@ def leaderboard(results: Path, stream: str | None, style: str, significance: boo
     known |= {record["stream"]["name"] for record in read_records(results)} if stream and results.is_dir() else set()
     if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
         raise unknown("stream", stream, sorted(known))
-    show_leaderboard(Console(), results, stream, style, significance)
+    if published:
+        show_comparison(Console(), results, stream, "rkif", None, style)
+    else:
+        show_leaderboard(Console(), results, stream, style, significance)
 
 
 def show_leaderboard(

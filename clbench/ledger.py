@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -176,11 +177,11 @@ def _row(
 
 def _check(values: Mapping[str, Any], kind: type, place: str, skip: tuple[str, ...] = ()) -> None:
     """Check the names and types of values against a dataclass."""
-    known = {f.name: hint for f in fields(kind) if f.name not in skip for hint in [get_type_hints(kind)[f.name]]}
+    known = {name: hint for name, hint in _hints(kind).items() if name not in skip}
     for name, value in values.items():
         if name not in known:
             raise unknown(f"{place}: field", name, known)
-        hint = str(known[name])
+        hint = known[name]
         accepted: tuple[type, ...] = (str,)
         for word, types in (("bool", (bool,)), ("Mapping", (dict,)), ("float", (int, float)), ("int", (int,))):
             if word in hint:
@@ -188,6 +189,11 @@ def _check(values: Mapping[str, Any], kind: type, place: str, skip: tuple[str, .
                 break
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
             raise ClbenchError(f"{place}: {name} = {value!r} is not {' or '.join(kind.__name__ for kind in accepted)}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, str]:
+    return {name: str(hint) for name, hint in get_type_hints(kind).items()}
 
 
 def _make(kind: Any, values: Mapping[str, Any], place: str) -> Any:

@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 STYLES = ("table", "md", "csv", "latex", "json")
-NARROW = 100  # columns of a terminal below which a wide table becomes a block a line
 MANY = 7  # columns from which a table is a wide one
+ROOM = 13  # characters that each column of a wide table needs; with less, each line becomes a block
 _MARKUP = {"best": ("[bold]", "[/bold]"), "close": ("[underline]", "[/underline]")}
 _MARKDOWN = {"best": ("**", "**"), "close": ("<u>", "</u>")}
 _LATEX = {"best": (r"\textbf{", "}"), "close": (r"\underline{", "}")}
@@ -90,7 +90,7 @@ def _marked(text: str, mark: str, marks: Mapping[str, tuple[str, str]]) -> str:
 def rich_sheet(sheet: Sheet, width: int = 80) -> Table:
     """Return a sheet as a rich table; one of many columns, on a narrow terminal, as a block of two columns a line."""
     cells = [[_marked(escape(text), mark, _MARKUP) for text, mark in map(_parts, line)] for line in sheet.lines]
-    if width < NARROW and len(sheet.header) >= MANY:
+    if len(sheet.header) >= MANY and width < ROOM * len(sheet.header):
         table = Table(title=escape(sheet.title), title_justify="left", show_header=False)
         table.add_column(overflow="fold")
         table.add_column(overflow="fold")
