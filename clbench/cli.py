@@ -18,8 +18,10 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
+from .paper_commands import compare, show_comparison
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
+from .tables import style_option
 
 if TYPE_CHECKING:
     from .discovery import Method, Plugins
@@ -81,6 +83,7 @@ def results_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 main.add_command(streams)
 main.add_command(audit)
+main.add_command(compare)
 
 
 @main.command()
@@ -309,8 +312,10 @@ def check_method(
 @main.command()
 @results_option
 @click.option("--stream", help="Keep one stream (long:1) or family (long).")
-@click.option("--format", "style", type=click.Choice(["table", "md", "csv", "latex", "json"]), default="table")
-def leaderboard(results: Path, stream: str | None, style: str) -> None:
+@style_option
+@click.option("--significance", is_flag=True, help="Intervals, p-values and ranks, from the stored answers.")
+@click.option("--published", is_flag=True, help="Beside published numbers: the same as `clbench compare`.")
+def leaderboard(results: Path, stream: str | None, style: str, significance: bool, published: bool) -> None:
     """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
     from .store import read_records
 
@@ -318,19 +323,31 @@ def leaderboard(results: Path, stream: str | None, style: str) -> None:
     known |= {record["stream"]["name"] for record in read_records(results)} if stream and results.is_dir() else set()
     if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
         raise unknown("stream", stream, sorted(known))
-    show_leaderboard(Console(), results, stream, style)
+    if published:
+        show_comparison(Console(), results, stream, "rkif", None, style)
+    else:
+        show_leaderboard(Console(), results, stream, style, significance)
 
 
-def show_leaderboard(console: Console, results: Path, stream: str | None, style: str = "table") -> None:
+def show_leaderboard(
+    console: Console, results: Path, stream: str | None, style: str = "table", significance: bool = False
+) -> None:
     """Print the leaderboard of a results folder."""
-    from .leaderboard import make_rows, render
+    from .leaderboard import SIGNIFICANCE_NOTE, make_rows, render
     from .store import read_records
 
-    text = render(make_rows(read_records(results), stream), style)
+    rows = make_rows(read_records(results), stream)
+    if significance:
+        from .significance import assess  # here: numpy is slow to import
+
+        rows = assess(rows, results)
+    text = render(rows, style, console.width)
     if isinstance(text, str):
         click.echo(text)
     else:
         console.print(text)
+        if significance:
+            console.print(SIGNIFICANCE_NOTE, highlight=False, markup=False)
 
 
 @main.command()

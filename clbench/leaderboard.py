@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from .settings import NOT_RECIPE, Settings
 from .store import slug
+from .tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
+
+if TYPE_CHECKING:
+    from .statistics import Standing
 
 Record = Mapping[str, Any]
 ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test")
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
+NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
+SIGNIFICANCE_NOTE = (
+    "In brackets: 95% intervals, paired bootstrap over test rows and over runs (of one run: rows alone). Bold: the best OP of a "
+    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after Holm."
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds.
 
-    `options` are those that differ from the method's defaults.
+    `options` are those that differ from the method's defaults. Rows of one `board` share all but method and options, so that they
+    can be compared; `standing` is how a row stands there, where it was assessed.
     """
 
     method: str
@@ -40,6 +48,9 @@ class Row:
     bwt: float | None
     bwt_std: float | None
     runs: int
+    records: Sequence[Record] = field(default=(), repr=False, compare=False)
+    board: str = field(default="", repr=False, compare=False)
+    standing: Standing | None = None
 
     @property
     def label(self) -> str:
@@ -67,6 +78,10 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
+    return (record["method"], json.dumps(record["options"], sort_keys=True), *_board_key(record))
+
+
+def _board_key(record: Record) -> tuple[str, ...]:
     defaults = asdict(Settings())  # what a record of an earlier version does not name
     recipe = {
         name: value
@@ -74,8 +89,8 @@ def _group_key(record: Record) -> tuple[str, ...]:
         if name not in (*NOT_RECIPE, "data") and value != defaults.get(name)
     }
     tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
-    parts = (recipe, tasks, record.get("test_fingerprint"), record["options"], slug(record["settings"]["data"]))
-    return (record["method"], record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
+    parts = (recipe, tasks, record.get("test_fingerprint"), slug(record["settings"]["data"]))
+    return (record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
 
 
 def _varied_settings(records: Sequence[Record]) -> list[str]:
@@ -108,6 +123,8 @@ def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[t
         bwt=bwt,
         bwt_std=bwt_std,
         runs=len(records),
+        records=tuple(records),
+        board="\n".join(_board_key(first)),
     )
 
 
@@ -145,15 +162,15 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
     return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
 
 
-def format_score(mean: float | None, std: float | None, plus_minus: str = "±") -> str:
+def format_score(mean: float | None, std: float | None) -> str:
     """Return a score for people: one decimal, the standard deviation where there is one, a dash for none."""
     if mean is None:
         return "-"
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} {plus_minus} {std:.1f}"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
-def pivot(rows: Sequence[Row], plus_minus: str = "±") -> tuple[list[str], list[list[str]]]:
-    """Return header and lines of the table: one line a method and recipe, two columns a stream family."""
+def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
+    """Return the leaderboard: one line a method and recipe; for each stream family OP, BWT and, where assessed, p and rank."""
     families = sorted({row.stream for row in rows}, key=lambda name: (name != "standard", name))
     lines: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
@@ -161,69 +178,56 @@ def pivot(rows: Sequence[Row], plus_minus: str = "±") -> tuple[list[str], list[
         while row.stream in lines.get((row.label, row.recipe, number), {}):
             number += 1
         lines.setdefault((row.label, row.recipe, number), {})[row.stream] = row
+    assessed = any(row.standing for row in rows)
     header = ["Method"]
     for family in families:
-        title = STREAM_TITLES.get(family, family)
-        header += [f"{title} OP", f"{title} BWT"]
-    table = []
+        names = ("OP", "BWT", "p", "rank") if assessed else ("OP", "BWT")
+        header += [f"{STREAM_TITLES.get(family, family)} {name}" for name in names]
+    table: list[list[str | Cell]] = []
     for (label, recipe, _), cells in lines.items():
-        line = [label]
+        line: list[str | Cell] = [label]
         for family in families:
-            cell = cells.get(family)
-            line += [format_score(cell.op, cell.op_std, plus_minus) if cell else "-"]
-            line += [format_score(cell.bwt, cell.bwt_std, plus_minus) if cell else "-"]
+            line += _cells_of(cells.get(family), assessed)
         table.append([*line, "+".join(str(cells[f].runs) for f in families if f in cells), recipe])
-    return [*header, "Runs", "Recipe"], table
+    notes = (SIGNIFICANCE_NOTE,) if assessed else ()
+    return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
 
 
-def render(rows: Sequence[Row], style: str) -> str | Table:
+def _cells_of(row: Row | None, assessed: bool) -> list[str | Cell]:
+    if row is None:
+        return ["-"] * (4 if assessed else 2)
+    op, bwt = format_score(row.op, row.op_std), format_score(row.bwt, row.bwt_std)
+    if not assessed:
+        return [op, bwt]
+    standing = row.standing
+    if standing is None:
+        return [op, bwt, "-", "-"]
+    return [
+        Cell(f"{op} {format_interval(standing.op_low, standing.op_high)}", standing.mark),
+        f"{bwt} {format_interval(standing.bwt_low, standing.bwt_high)}".rstrip(),
+        "-" if standing.p_value is None else f"{standing.p_value:.3f}",
+        "-" if standing.rank is None else str(standing.rank),
+    ]
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return an interval for people, empty for none."""
+    return "" if low is None or high is None else f"[{low:.1f}, {high:.1f}]"
+
+
+def row_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows as plain values, for CSV and JSON; the standing's only where one was asked for."""
+    standings = {number: asdict(row.standing) for number, row in enumerate(rows) if row.standing is not None}
+    empty = dict.fromkeys(next(iter(standings.values()), {}))
+    plain = [{name: value for name, value in vars(row).items() if name not in NOT_SHOWN} for row in rows]
+    return [values | standings.get(number, empty) for number, values in enumerate(plain)]
+
+
+def render(rows: Sequence[Row], style: str, width: int = 80) -> str | Table:
     """Return the rows as a rich table, or as text in the style 'md', 'csv', 'latex' or 'json'."""
-    if style == "json":
-        return json.dumps([asdict(row) for row in rows], indent=1)
     if style == "csv":
-        return _csv([asdict(row) for row in rows])
-    header, lines = pivot(rows, r"$\pm$" if style == "latex" else "±")
-    if style == "md":
-        return _markdown(header, lines)
-    if style == "latex":
-        return _latex(header, lines)
-    table = Table(title="Leaderboard", title_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number in (0, len(header) - 1) else "right", overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    aligns = ["---", *["---:"] * (len(header) - 2), "---"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, aligns, *lines))
-
-
-def _latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    def escape(text: str) -> str:
-        return text.replace("_", r"\_").replace("&", r"\&").replace("%", r"\%").replace("#", r"\#")
-
-    body = [" & ".join(map(escape, line)) + r" \\" for line in lines]
-    return "\n".join(
-        [
-            r"\begin{tabular}{l" + "r" * (len(header) - 2) + "l}",
-            r"\toprule",
-            " & ".join(map(escape, header)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
+        return csv_text(row_values(rows), [name for name in Row.__dataclass_fields__ if name not in NOT_SHOWN])
+    return rich_sheet(pivot(rows), width) if style == "table" else sheet_text(pivot(rows), row_values(rows), style)
 
 
 def matrix_table(record: Record) -> Table:

@@ -1,0 +1,1 @@
+"""Numbers that papers published, one TOML file a source; `clbench.ledger` reads and checks them."""
