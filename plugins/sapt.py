@@ -11,9 +11,9 @@ are learned, loss = cross-entropy + reflection * sum_j KL(that mean || a of inpu
 an optimizer step. Only embeddings, g and keys take part in it. Blocks, keys and means are all ordered oldest first.
 
 `pseudo=memory` reads those inputs from the shared memory of real rows; `pseudo=generator` draws them from a second LoRA
-adapter that has learned to write the task's inputs and is then thrown away (the paper). Departures from the released code:
-padding does not enter the maximum, the mean is over training rows (its development rows are its test rows), and over
-examples, not over batches.
+adapter that has learned to write the task's prompts and is then thrown away (the paper; without the release's marks between a
+prompt's parts). Departures from the released code: padding does not enter the maximum, the mean is over training rows (its
+development rows are its test rows), and over examples, not over batches.
 
 `--save-adapter` writes all blocks as one PEFT adapter, oldest first, r ranks each, and into `parts.safetensors`
 `attention.past_keys` (tasks - 1, d), `attention.key` (d), the latest, and g: `attention.down.weight`, `attention.up.weight`,
@@ -33,12 +33,8 @@ from clbench.errors import ClbenchError
 from clbench.memory import Memory
 from clbench.streams import Example
 
-GENERATE, SEPARATOR = (
-    "__gen__",
-    "__inp__",
-)  # what the generator reads, and what it writes between instruction and passage
-TOP_K = 20
-ROUNDS = 5  # of drawing, until enough drawn texts are well-formed
+GENERATE = "__gen__"  # what the generator reads
+TOP_K = 20  # likeliest tokens that it draws from
 
 
 @hookimpl
@@ -124,7 +120,7 @@ class SAPT:
         attention.key.data.copy_(key)
 
     def generate(self, learner, task):
-        """Return inputs that a LoRA adapter of its own, trained on the task's inputs, writes; fewer if it writes none."""
+        """Return inputs that a LoRA adapter of its own, trained on the task's inputs, writes, without empty ones."""
         weights, settings, rows = learner.weights.copy(), learner.settings, len(task.train)
         learner.detach()
         writer = learner.another(
@@ -143,19 +139,13 @@ class SAPT:
             learner.weights.assign(weights)
 
     def write(self, writer, task, count):
-        """Train the writer and return `count` of its texts as examples; malformed ones are drawn again a few times."""
-        rows = tuple(Example(GENERATE, "", f"{row.head}{SEPARATOR} {row.passage}", "") for row in task.train)
+        """Train the writer on instructions with their passages; return `count` of its texts as examples."""
+        rows = tuple(Example(GENERATE, "", f"{row.head}{row.passage}", "") for row in task.train)
         training = writer.training(rows)
         for batch in training:
             training.step(writer.loss(batch))
-        made = []
-        for _ in range(ROUNDS):
-            texts = writer.answer(rows[: count - len(made)], top_k=TOP_K)  # all rows ask the same
-            parts = [text.partition(SEPARATOR) for text in texts]
-            made += [Example("", f"{head}{passage}", "") for head, found, passage in parts if found and passage.strip()]
-            if len(made) == count:
-                break
-        return tuple(made)
+        texts = writer.answer(rows[:count], top_k=TOP_K)  # all rows ask the same
+        return tuple(Example("", text, "", task.train[0].tail) for text in texts if text)
 
 
 class SharedAttention(nn.Module):

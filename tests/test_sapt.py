@@ -261,20 +261,24 @@ def test_the_saved_folder_alone_gives_the_same_answers(make_learner, toy_tasks, 
 
 
 def test_a_generator_writes_inputs_and_leaves_the_learner_as_it_was(make_learner, toy_tasks):
-    """A tiny model learns its few rows by heart; what it keeps is marked as generated, of the budget's size."""
     rows = tuple(replace(row, head="Good?\n", passage="fine day") for row in toy_tasks[0].train)
     task = replace(toy_tasks[0], train=rows)
-    method = SAPT(pseudo="generator", memory_ratio=0.25, generator_steps=150, generator_rate=1e-2)
-    learner = make_learner(method.attach, lora_rank=8, lora_targets="all-linear")
-    batch = one_batch(learner, task)
-    before, weights = logits(learner, batch), learner.weights.copy()
-    made = method.generate(learner, task)
-    assert 1 <= len(made) <= 6
-    assert all(row.target == "" and row.passage.strip() and "__inp__" not in row.passage for row in made)
-    assert sum("fine day" in row.passage for row in made) >= len(made) / 2
-    assert torch.equal(learner.weights.data, weights)
-    assert torch.equal(logits(learner, batch), before)
-    assert method.generate(learner, task) == made or len(method.memory) == 0
+    found = []
+    for steps in (3, 300):
+        method = SAPT(pseudo="generator", memory_ratio=0.5, generator_steps=steps, generator_rate=3e-2)
+        learner = make_learner(method.attach, lora_rank=8, lora_targets="all-linear", warmup_steps=0)
+        batch = one_batch(learner, task)
+        before, weights = logits(learner, batch), learner.weights.copy()
+        made = method.generate(learner, task)
+        assert 6 < len(made) <= 12
+        assert len(set(made)) > 1  # drawn, not greedy
+        assert {(row.head, row.target, row.tail) for row in made} == {("", "", rows[0].tail)}
+        assert torch.equal(learner.weights.data, weights)
+        assert torch.equal(logits(learner, batch), before)
+        assert learner.cost.replayed_rows == 0
+        assert learner.cost.backward_batches == steps
+        found.append(sum("fine" in row.passage for row in made))
+    assert found[1] > found[0] + 2
 
 
 def test_a_detached_learner_leaves_no_hook(make_learner, toy_tasks):
