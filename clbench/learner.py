@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .backbone import Backbone, attach_adapter, merged
 from .batches import (
@@ -52,6 +53,7 @@ class Learner:
         adapter: the `peft.PeftModel` around it, None without LoRA.
         blocks: the adapter's rank blocks, where it has more than one (`add_blocks`).
         parts: the method's own modules by name.
+        hooks: handles of the method's own forward hooks, which `detach` removes.
         weights: all trainable weights as one flat vector.
         settings: the run's settings.
         stream_length: how many tasks the run's stream has.
@@ -72,6 +74,7 @@ class Learner:
         self.adapter: PeftModel | None = None
         self.blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
+        self.hooks: list[RemovableHandle] = []
         self.weights: Weights
         self.task_index = 0
         self.cost = Cost(Stopwatch(self.device))
@@ -118,12 +121,27 @@ class Learner:
         self.weights = Weights(self.model)
 
     def detach(self) -> None:
-        """Take adapter and parts off the backbone, which is then as it was loaded."""
+        """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
         if self.adapter is not None:
             self.adapter.unload()
         for name in self.parts:
             delattr(self.model, name)
+        for handle in self.hooks:
+            handle.remove()
+        self.hooks.clear()
         self.adapter, self.blocks, self.parts, self.phase = None, None, {}, None
+
+    def another(self, **changes: Any) -> Learner:
+        """Return a bare learner on the same backbone, in the same task and counting into its cost.
+
+        Only one learner at a time can have something on the model: `detach` this one first, and the other one after.
+
+        Args:
+            changes: settings that it has otherwise.
+        """
+        other = Learner(self._backbone, replace(self.settings, **changes), stream_length=self.stream_length)
+        other.task_index, other.cost = self.task_index, self.cost
+        return other
 
     def save(self, folder: Path) -> None:
         """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""
@@ -138,6 +156,8 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote into the adapter and the parts that are on the model.
 
+        What is frozen may have another size in the file than on the model (as many blocks as tasks were learned).
+
         Raises:
             ValueError: the files hold other tensors than the model.
         """
@@ -150,7 +170,12 @@ class Learner:
             if found.keys() != wanted.keys():
                 raise ValueError(f"{folder / PARTS} holds {sorted(found)}, the model {sorted(wanted)}")
             for name, tensor in wanted.items():
-                tensor.copy_(found[name])
+                place, _, leaf = name.rpartition(".")
+                module = self.model.get_submodule(place)
+                if leaf in module._buffers:
+                    module.register_buffer(leaf, found[name].to(self.device))
+                else:
+                    tensor.copy_(found[name])
 
     def _state_of_parts(self) -> dict[str, Tensor]:
         return {
@@ -287,11 +312,15 @@ class Learner:
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
             yield accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device)
 
-    def answer(self, examples: Sequence[Example]) -> list[str]:
+    def answer(self, examples: Sequence[Example], top_k: int | None = None) -> list[str]:
         """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
 
         An answer ends after `max_answer` tokens of the settings or, without, of its task.
+
+        Args:
+            top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
         """
+        drawn = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         encoded = self.encoder.encode(examples)
         answers = [""] * len(encoded)
         self.model.eval()
@@ -304,6 +333,7 @@ class Learner:
                     attention_mask=batch.attention_mask,
                     generation_config=self._generation,
                     max_new_tokens=longest,
+                    **drawn,
                 )
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):

@@ -16,6 +16,7 @@ FORMS = [
     ("ewc", {"form": "offline"}),
     ("migu", {"base": "lorareplay"}),
     ("olora", {"ortho_norm": "l2sq", "lambda2": "0.1"}),
+    ("sapt", {"pseudo": "generator", "generator_steps": "18"}),
     ("moelora", {"top_k": "1", "load_balance": "0.01"}),
 ]
 

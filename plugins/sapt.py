@@ -1,0 +1,238 @@
+"""SAPT-LoRA: shared attention over one LoRA block per task (Zhao et al., ACL 2024, arXiv:2401.08295).
+
+Block t and its key k_t are trained on task t, then frozen; the query projection g is trained on every task. Every example has
+one attention over the blocks, from its token embeddings, for all layers, the decoder's and every decoding step's included:
+
+    q = g(max over tokens of the frozen embeddings, without padding),   a = softmax(k_i . q / (temperature * sqrt(d)))
+    y = W x + s * sum_i a_i B_i A_i x
+
+Attentive reflection holds a where it was: after task j its mean over the task's training rows is kept, and while later tasks
+are learned, loss = cross-entropy + reflection * sum_j KL(that mean || a of inputs of task j), one batch of each earlier task
+an optimizer step. Only embeddings, g and keys take part in it. Blocks, keys and means are all ordered oldest first.
+
+`pseudo=memory` reads those inputs from the shared memory of real rows; `pseudo=generator` draws them from a second LoRA
+adapter that has learned to write the task's prompts and is then thrown away (the paper; without the release's marks between a
+prompt's parts). Departures from the released code: padding does not enter the maximum, the mean is over training rows (its
+development rows are its test rows), and over examples, not over batches.
+
+`--save-adapter` writes all blocks as one PEFT adapter, oldest first, r ranks each, and into `parts.safetensors`
+`attention.past_keys` (tasks - 1, d), `attention.key` (d), the latest, and g: `attention.down.weight`, `attention.up.weight`,
+`attention.norm.weight`, `attention.norm.bias`. `Learner.load` reads them into a learner that this method attached itself to.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clbench import hookimpl
+from clbench.errors import ClbenchError
+from clbench.memory import Memory
+from clbench.streams import Example
+
+GENERATE = "__gen__"  # what the generator reads
+TOP_K = 20  # likeliest tokens that it draws from
+
+
+@hookimpl
+def methods():
+    return {"sapt": SAPT}
+
+
+@dataclass(eq=False)
+class SAPT:
+    """Train a LoRA block per task and attend over all blocks, example by example, with a guard on the attention."""
+
+    reflection: Annotated[float, "lambda, weight of the attentive reflection; paper: 0.1 (long), 0.5 (SuperNI)"] = 0.1
+    query: Annotated[Literal["code", "paper"], "SiLU after both linear layers (release), or between them"] = "code"
+    bottleneck: Annotated[int, "width of the query projection"] = 100
+    temperature: Annotated[float, "of the attention, times sqrt(d)"] = 1.0
+    pseudo: Annotated[Literal["memory", "generator"], "inputs of earlier tasks: remembered, or generated"] = "memory"
+    memory_ratio: Annotated[float, "earlier inputs, as part of each task's training rows"] = 0.02
+    generator_steps: Annotated[int, "generator: optimizer steps a task, in whole epochs"] = 5000
+    generator_rate: Annotated[float, "generator: peak learning rate"] = 1e-3
+    past: dict[str, Tensor] = field(default_factory=dict, init=False)
+    keys: Tensor | None = field(default=None, init=False)
+    means: dict[str, Tensor] = field(default_factory=dict, init=False)
+    memory: Memory = field(default_factory=Memory, init=False)
+
+    def __post_init__(self):
+        if self.reflection < 0 or self.temperature <= 0:
+            raise ValueError("reflection must not be negative, temperature must be above 0")
+        if self.bottleneck < 1 or self.generator_steps < 1:
+            raise ValueError("bottleneck and generator_steps must be at least 1")
+
+    @hookimpl
+    def attach(self, learner):
+        if not learner.model.config.is_encoder_decoder:
+            raise ClbenchError(
+                "method 'sapt' needs an encoder-decoder: one input, read before the answer, for its attention"
+            )
+        blocks = learner.add_blocks(self.past)
+        width = learner.model.get_input_embeddings().embedding_dim
+        attention = SharedAttention(width, self.bottleneck, self.query, self.temperature, self.keys)
+        learner.add_part("attention", attention)
+        blocks.isolated = True
+        blocks.gate = attention.weigh
+        look = partial(self.look, learner, attention)
+        learner.hooks.append(learner.model.get_encoder().register_forward_pre_hook(look, with_kwargs=True))
+        return True
+
+    @staticmethod
+    def look(learner, attention, encoder, arguments, named):
+        """Attend over the blocks before the encoder runs."""
+        attention.shares = attention(summarise(learner, named["input_ids"], named["attention_mask"])).exp()
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        if learner.task_index > 0:
+            self.start_block(learner)
+        reflection = Reflection.of(learner, self.means, self.memory) if self.reflection else None
+        training = learner.training(task.train)
+        total = torch.zeros((), device=learner.device)
+        for batch in training:
+            training.backward(learner.loss(batch))
+            if training.due:
+                if reflection is not None:
+                    divergence = reflection.divergence()
+                    learner.backward(self.reflection * divergence)
+                    total += divergence.detach()
+                training.apply()
+        mean = mean_attention(learner, task.train)
+        self.means[task.name] = mean
+        if self.pseudo == "generator":
+            self.memory.of_task[task.name] = self.generate(learner, task)
+        else:
+            self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
+        report = {"reflection": float(total) / training.taken, "own_share": float(mean[-1])}
+        return {**training.stats, **report, "remembered": len(self.memory)}
+
+    def start_block(self, learner):
+        """Freeze block and key of the last task and begin new ones; g goes on."""
+        attention = learner.parts["attention"]
+        self.past = learner.blocks.freeze(learner.weights, learner.generator("block"))
+        self.keys = torch.cat([attention.past_keys, attention.key.detach()[None]])
+        attention.past_keys = self.keys
+        key = torch.empty(attention.key.shape).uniform_(-1, 1, generator=learner.generator("key"))
+        attention.key.data.copy_(key)
+
+    def generate(self, learner, task):
+        """Return inputs that a LoRA adapter of its own, trained on the task's inputs, writes, without empty ones."""
+        weights, settings, rows = learner.weights.copy(), learner.settings, len(task.train)
+        learner.detach()
+        writer = learner.another(
+            learning_rate=self.generator_rate,
+            epochs=max(1, round(self.generator_steps * settings.batch_size / rows)),
+            max_target=settings.max_input,
+            max_answer=settings.max_input,
+        )
+        count = int(self.memory_ratio * rows + 1e-9)
+        try:
+            writer.add_lora()
+            return self.write(writer, task, max(count, len(task.labels)) if count else 0)
+        finally:
+            writer.detach()
+            self.attach(learner)
+            learner.weights.assign(weights)
+
+    def write(self, writer, task, count):
+        """Train the writer on instructions with their passages; return `count` of its texts as examples."""
+        rows = tuple(Example(GENERATE, "", f"{row.head}{row.passage}", "") for row in task.train)
+        training = writer.training(rows)
+        for batch in training:
+            training.step(writer.loss(batch))
+        texts = writer.answer(rows[:count], top_k=TOP_K)  # all rows ask the same
+        return tuple(Example("", text, "", task.train[0].tail) for text in texts if text)
+
+
+class SharedAttention(nn.Module):
+    """Keys of all blocks and the query projection g: from summaries of examples to log-attention over blocks."""
+
+    def __init__(self, width, bottleneck=100, query="code", temperature=1.0, past_keys=None):
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck, bias=False)  # seeded by `add_blocks`, as is the key
+        self.up = nn.Linear(bottleneck, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.key = nn.Parameter(torch.empty(width).uniform_(-1, 1))
+        self.register_buffer("past_keys", torch.zeros(0, width) if past_keys is None else past_keys)
+        self.query, self.scale = query, temperature * width**0.5
+        self.shares = None
+
+    def forward(self, summaries):
+        """Return log a, shape (..., blocks), oldest block first, for summaries (..., width)."""
+        inner = self.down(summaries)
+        query = functional.silu(self.up(inner)) if self.query == "code" else self.up(functional.silu(inner))
+        keys = torch.cat([self.past_keys, self.key[None]])
+        return (self.norm(query) @ keys.T / self.scale).log_softmax(-1)
+
+    def weigh(self, number, x):
+        """Return the attention of the batch that the encoder was last given, for every layer and token."""
+        return self.shares[:, None]
+
+
+class Reflection:
+    """Draw inputs of earlier tasks and measure how far their attention has moved from the mean that was kept.
+
+    Args:
+        summaries: one tensor (rows, width) per earlier task.
+        targets: the kept means, (earlier tasks, blocks), 0 for newer blocks.
+        size: rows of each earlier task a step; all of them where there are fewer.
+    """
+
+    def __init__(self, attention, summaries, targets, size, generator, cost):
+        counts = torch.tensor([len(rows) for rows in summaries])
+        size = min(size, int(counts.max()))
+        self.attention, self.targets, self.size, self.cost, self.generator = attention, targets, size, cost, generator
+        self.summaries = nn.utils.rnn.pad_sequence(summaries, batch_first=True)
+        self.missing = torch.arange(self.summaries.shape[1]) >= counts[:, None]
+        self.shares = torch.where(torch.arange(size) < counts[:, None], 1 / counts.clamp(max=size)[:, None], 0.0)
+        self.shares = self.shares.to(targets.device)
+        self.rows = int(counts.clamp(max=size).sum())
+
+    @classmethod
+    def of(cls, learner, means, memory):
+        """Return the reflection on all earlier tasks of which there are inputs; None if there are none."""
+        names = [name for name in means if memory.of_task.get(name)]
+        if not names:
+            return None
+        attention = learner.parts["attention"]
+        blocks = len(attention.past_keys) + 1
+        targets = torch.stack([functional.pad(means[name], (0, blocks - len(means[name]))) for name in names])
+        summaries = [summaries_of(learner, memory.of_task[name]) for name in names]
+        size, generator = learner.settings.batch_size, learner.generator("reflection")
+        return cls(attention, summaries, targets, size, generator, learner.cost)
+
+    def divergence(self):
+        """Return the sum over earlier tasks of the mean KL(target || attention) over a batch of the task's inputs."""
+        order = torch.rand(self.missing.shape, generator=self.generator).masked_fill_(self.missing, 2.0)
+        chosen = order.argsort(1)[:, : self.size].to(self.summaries.device)
+        self.cost.rows += self.rows
+        self.cost.replayed_rows += self.rows
+        found = self.attention(self.summaries.take_along_dim(chosen[..., None], 1))
+        return (divergence(self.targets[:, None], found) * self.shares).sum()
+
+
+def divergence(target, log_found):
+    """Return KL(target || found) over the last axis; where the target is 0, it counts 0."""
+    return (torch.xlogy(target, target) - target * log_found).sum(-1)
+
+
+def summarise(learner, input_ids, attention_mask):
+    """Return the maximum over an input's tokens, not its padding, of the frozen embeddings: (batch, width), float32."""
+    with torch.no_grad():
+        embedded = learner.model.get_input_embeddings()(input_ids).float()
+        return embedded.masked_fill(attention_mask[..., None] == 0, float("-inf")).amax(1)
+
+
+def summaries_of(learner, examples):
+    """Return the summaries of examples, (examples, width), in the order of their lengths."""
+    return torch.cat([summarise(learner, b.input_ids, b.attention_mask) for b in learner.once(examples)])
+
+
+def mean_attention(learner, examples):
+    """Return the mean attention over examples, shape (blocks,)."""
+    with torch.no_grad():
+        return learner.parts["attention"](summaries_of(learner, examples)).exp().mean(0)
