@@ -264,8 +264,16 @@ class Learner:
             share = sum(len(row.labels) for row in rows) / tokens
             yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
 
-    def training(self, examples: Sequence[Example], optimizer: Literal["adamw", "sgd"] = "adamw") -> Training:
+    def training(
+        self,
+        examples: Sequence[Example],
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        learning_rate: float | None = None,
+    ) -> Training:
         """Return a new optimisation phase over the examples: the settings' epochs, a new optimizer and schedule.
+
+        Args:
+            learning_rate: a rate of the method's own, held constant, in place of the settings' rate and schedule.
 
         Raises:
             ValueError: there are no examples.
@@ -280,9 +288,10 @@ class Learner:
         plan = itertools.chain.from_iterable(
             shuffled_batches(lengths, settings.batch_size, generator) for _ in range(settings.epochs)
         )
-        stepper = self.new_optimizer(settings.learning_rate, optimizer)
+        stepper = self.new_optimizer(learning_rate or settings.learning_rate, optimizer)
+        shape = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
         schedule = transformers.get_scheduler(
-            settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+            shape if learning_rate is None else "constant",
             stepper,
             num_warmup_steps=min(settings.warmup_steps, steps // 10),
             num_training_steps=steps,

@@ -1,0 +1,127 @@
+"""L2P: learning to prompt (Wang et al. 2022, CVPR, arXiv:2112.08654), for language models.
+
+The backbone is frozen; a pool of soft prompts P and keys K is trained on all tasks. The query q(x) is a frozen function of
+the input. The prompts of the `top` keys nearest to it by cosine stand before the input's embeddings; keys are pulled to
+the queries that chose them:
+
+    loss = cross-entropy - pull * mean over examples of sum over chosen m of cos(q, K_m)
+
+`query=encoder` is the masked mean of the frozen encoder's last states without prompt, `query=embedding` that of the token
+embeddings. The default learning rate is the released codes' one; LoRA's would leave prompts as they are. `--save-adapter` writes
+`parts.safetensors` with `pool.prompts` (pool, length, width) and `pool.keys` (pool, width); `Learner.load` reads it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clbench import hookimpl
+from clbench.prompts import hook_prompt, vocabulary_rows
+
+
+@hookimpl
+def methods():
+    return {"l2p": L2P}
+
+
+@dataclass(eq=False)
+class L2P:
+    """Train a pool of soft prompts, from which every example chooses by its own query; the model is frozen."""
+
+    pool: Annotated[int, "M: prompts in the pool"] = 10
+    length: Annotated[int, "L_p: vectors of a prompt"] = 5
+    top: Annotated[int, "N: prompts that an example chooses"] = 3
+    pull: Annotated[float, "lambda: weight of the cosine between query and chosen keys"] = 0.5
+    learning_rate: Annotated[float, "of Adam, constant; usual for prompts: 0.03 to 0.3"] = 0.03
+    query: Annotated[Literal["encoder", "embedding"], "mean of the frozen encoder's states, or of embeddings"] = (
+        "encoder"
+    )
+    batchwise: Annotated[bool, "in training, the prompts that the batch chose most, for all its rows (release)"] = False
+
+    def __post_init__(self):
+        if min(self.pool, self.length, self.top) < 1 or self.top > self.pool:
+            raise ValueError("pool, length and top must be at least 1, and top at most pool")
+        if self.learning_rate <= 0 or self.pull < 0:
+            raise ValueError("learning_rate must be above 0, pull not negative")
+
+    @hookimpl
+    def attach(self, learner):
+        generator = learner.generator("pool")
+        prompts = vocabulary_rows(learner, self.pool * self.length, generator)
+        prompts = prompts.view(self.pool, self.length, -1)
+        keys = torch.empty(self.pool, prompts.shape[2]).uniform_(-1, 1, generator=generator)
+        pool = Pool(prompts, keys, self.top, self.batchwise)
+        learner.add_part("pool", pool)
+        hook_prompt(learner, partial(self.prompts, learner, pool), "before")
+        return True
+
+    def prompts(self, learner, pool, ids, mask):
+        """Return the prompts that a batch's rows chose, (batch, top * length, width); empty within the query itself."""
+        if pool.asking:
+            return pool.prompts.new_zeros(len(ids), 0, pool.prompts.shape[2])
+        return pool(self.ask(learner, pool, ids, mask))
+
+    @torch.no_grad()
+    def ask(self, learner, pool, ids, mask):
+        """Return the queries (batch, width), without dropout and gradient."""
+        if self.query == "embedding":
+            return masked_mean(learner.model.get_input_embeddings()(ids), mask)
+        encoder = learner.model.get_encoder()
+        training, pool.asking = encoder.training, True
+        encoder.eval()
+        try:
+            return masked_mean(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        finally:
+            encoder.train(training)
+            pool.asking = False
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        pool, total = learner.parts["pool"], torch.zeros((), device=learner.device)
+        pool.chosen = torch.zeros(self.pool, device=learner.device)
+        training = learner.training(task.train, learning_rate=self.learning_rate)
+        for batch in training:
+            loss = learner.loss(batch)
+            total += pool.similarity.detach() * batch.share
+            training.step(loss - self.pull * pool.similarity)
+        cosine = float(total) / (training.taken * self.top)
+        return {**training.stats, "cosine": cosine, "keys_used": int((pool.chosen > 0).sum())}
+
+
+class Pool(nn.Module):
+    """Prompts and their keys: from queries to the prompts of the nearest keys.
+
+    Attributes:
+        similarity: of the last batch, the mean over examples of the summed cosine to the chosen keys, in [-top, top].
+        chosen: how often each key was chosen in training.
+        asking: whether the encoder runs for the query, and so without prompt.
+    """
+
+    def __init__(self, prompts, keys, top, batchwise=False):
+        super().__init__()
+        self.prompts, self.keys = nn.Parameter(prompts), nn.Parameter(keys)
+        self.top, self.batchwise, self.asking = top, batchwise, False
+        self.similarity = self.chosen = None
+
+    def forward(self, queries):
+        """Return prompts (batch, top * length, width) for queries (batch, width)."""
+        cosine = functional.normalize(queries.float(), dim=1) @ functional.normalize(self.keys, dim=1).T
+        indices = cosine.topk(self.top, 1).indices
+        if self.training:
+            if self.batchwise:
+                counts = torch.zeros_like(cosine.detach()).scatter_(1, indices, 1.0).sum(0)
+                indices = counts.sort(descending=True, stable=True).indices[: self.top].expand_as(indices)
+            self.similarity = cosine.gather(1, indices).sum(1).mean()
+            if self.chosen is not None:
+                self.chosen += torch.zeros_like(cosine.detach()).scatter_(1, indices, 1.0).sum(0)
+        return self.prompts[indices].flatten(1, 2)
+
+
+def masked_mean(states, mask):
+    """Return the mean of states (batch, tokens, width) over the tokens of the mask, in float32."""
+    weights = mask[..., None].float()
+    return (states.float() * weights).sum(1) / weights.sum(1)
