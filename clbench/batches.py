@@ -28,13 +28,15 @@ class Encoded:
 class Batch:
     """Padded tensors on the device: `input_ids`, `attention_mask` (batch, input), `labels` (batch, target).
 
-    `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation.
+    `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
+    positions of its rows among the examples that a phase was made of.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     share: float = 1.0
+    rows: tuple[int, ...] = ()
 
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""

@@ -208,18 +208,29 @@ class Learner:
             weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
                 are; the loss can be differentiated with respect to it.
         """
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        loss: Tensor = self._forward(batch, weights).loss
+        if loss.requires_grad:
+            loss.register_hook(self.cost.count_backward)
+        return loss
+
+    def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
+
+        Args:
+            weights: as in `loss`.
+        """
+        scores: Tensor = self._forward(batch, weights).logits
+        return scores
+
+    def _forward(self, batch: Batch, weights: Tensor | None) -> Any:
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        inputs |= {"labels": batch.labels, "use_cache": False}
         with self.cost.harness:
             self.cost.forward_batches += 1
             self.cost.forward_rows += len(batch.labels)
             if weights is None:
-                loss = self.model(**inputs, use_cache=False).loss
-            else:
-                values = dict(self.weights.views(weights))
-                loss = torch.func.functional_call(self.model, values, (), {**inputs, "use_cache": False}).loss
-            if loss.requires_grad:
-                loss.register_hook(self.cost.count_backward)
-        return loss
+                return self.model(**inputs)
+            return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -319,23 +330,41 @@ class Learner:
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
-            yield accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device)
+            group, rows = (
+                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device),
+                iter(indices),
+            )
+            yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
 
-    def answer(self, examples: Sequence[Example], top_k: int | None = None) -> list[str]:
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Return examples of the method's own choice as one batch."""
+        return collate(self.encoder.encode(examples), self.tokenizer.pad_token_id, self.device)
+
+    def answer(
+        self,
+        examples: Sequence[Example],
+        top_k: int | None = None,
+        repetition_penalty: float = 1.0,
+        max_answer: int | None = None,
+    ) -> list[str]:
         """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
 
         An answer ends after `max_answer` tokens of the settings or, without, of its task.
 
         Args:
             top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
+            repetition_penalty: above 1, tokens that stand in the answer already become less likely.
+            max_answer: tokens after which every answer ends, whatever settings and task say.
         """
-        drawn = {} if top_k is None else {"do_sample": True, "top_k": top_k}
+        drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
+        if repetition_penalty != 1.0:
+            drawn["repetition_penalty"] = repetition_penalty
         encoded = self.encoder.encode(examples)
         answers = [""] * len(encoded)
         self.model.eval()
         gated = self.blocks is not None and self.blocks.gate is not None
         with torch.no_grad(), nullcontext() if gated else merged(self.model):
-            for longest, indices in self._answer_batches(examples, encoded):
+            for longest, indices in self._answer_batches(examples, encoded, max_answer):
                 batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
                 tokens = self.model.generate(
                     input_ids=batch.input_ids,
@@ -350,12 +379,12 @@ class Learner:
         return answers
 
     def _answer_batches(
-        self, examples: Sequence[Example], encoded: Sequence[Encoded]
+        self, examples: Sequence[Example], encoded: Sequence[Encoded], most: int | None
     ) -> Iterator[tuple[int, list[int]]]:
         """Yield an answer's length and the examples to be answered with it, long prompts first."""
         of_length = defaultdict(list)
         for index, example in enumerate(examples):
-            of_length[self.settings.max_answer or longest_answer(example)].append(index)
+            of_length[most or self.settings.max_answer or longest_answer(example)].append(index)
         for longest, members in of_length.items():
             lengths = [len(encoded[index].input_ids) for index in members]
             for part in sorted_batches(lengths, self.settings.eval_batch_size):

@@ -1,0 +1,145 @@
+"""LFPT5: lifelong few-shot learning by prompt tuning (Qin & Joty, ICLR 2022, arXiv:2110.07298).
+
+One soft prompt, appended to the input of the frozen model, learns to solve the tasks and to write examples of them:
+
+    solve: x -> y          write: "generate TASK" -> x __ans__ y
+    loss = (1 - kd_weight) * (solve + lm_weight * write) + kd_weight * KL(teacher || student)
+
+Before a new task the prompt writes examples of every earlier one; those with exactly one separator, a text and a legal label
+are kept, a few a class, and mixed in. Both losses are on all rows, KL on the written rows alone; the teacher is the prompt as
+the task began. No real row is kept. KL is summed over tokens and vocabulary, and over rows as in the release's batch of 2,
+whatever the batch here. No development set is used: the last prompt counts, and all written rows are trained on. AdamW with a
+constant rate stands for Adafactor at 0.5. `--save-adapter` writes `parts.safetensors` with `prompt.vectors` (length, width).
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from clbench import hookimpl
+from clbench.batches import IGNORED
+from clbench.prompts import hook_prompt, vocabulary_rows
+from clbench.streams import Example
+
+SEPARATOR = "__ans__"
+ANSWER_ROOM = 40  # tokens of a written row that separator and label may take
+FREQUENT = 5000  # tokens that the prompt starts from: a tokenizer's first ones
+TOP_K, REPETITION_PENALTY = 64, 2.5  # of the sampling
+
+
+@hookimpl
+def methods():
+    return {"lfpt5": LFPT5}
+
+
+@dataclass(eq=False)
+class LFPT5:
+    """Train one soft prompt that solves the tasks and writes examples of earlier ones to be replayed."""
+
+    prompt_length: Annotated[int, "vectors of the prompt"] = 300
+    learning_rate: Annotated[float, "of AdamW, constant; LoRA's would leave the prompt as it is"] = 0.3
+    lm_weight: Annotated[float, "weight of writing examples"] = 0.25
+    kd_weight: Annotated[float, "weight of KL to the prompt as it was, in [0, 1]"] = 0.01
+    pseudo_per_class: Annotated[int, "written rows a class that are kept"] = 2
+    samples_per_class: Annotated[int, "rows a class that are written at most, to find those"] = 16
+    write_length: Annotated[int, "tokens of a written text, label apart"] = 128
+    past: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def __post_init__(self):
+        if min(self.prompt_length, self.samples_per_class, self.write_length) < 1 or self.pseudo_per_class < 0:
+            raise ValueError("prompt_length, samples_per_class and write_length must be at least 1")
+        if self.learning_rate <= 0 or self.lm_weight < 0 or not 0 <= self.kd_weight <= 1:
+            raise ValueError("learning_rate must be above 0, lm_weight not negative, kd_weight in [0, 1]")
+
+    @hookimpl
+    def attach(self, learner):
+        prompt = Prompt(vocabulary_rows(learner, self.prompt_length, learner.generator("prompt"), FREQUENT))
+        learner.add_part("prompt", prompt)
+        hook_prompt(learner, lambda ids, mask: prompt.vectors.expand(len(ids), -1, -1), "after")
+        return True
+
+    @hookimpl
+    def learn_task(self, learner, task):
+        if not self.past:
+            learner.parts["prompt"].start(learner, ["sentence classification", task.name, *task.labels])
+        teacher = learner.weights.copy()
+        written = [(about["name"], row) for about in self.past for row in self.write(learner, about)]
+        rows = [*task.train, *(row for _, row in written)]
+        lessons = [self.lesson(learner, name, row) for name, row in ((task.name, row) for row in task.train)]
+        lessons += [self.lesson(learner, name, row) for name, row in written]
+        training = learner.training(rows, learning_rate=self.learning_rate)
+        for batch in training:
+            loss = learner.loss(batch) + self.lm_weight * learner.loss(learner.batch([lessons[i] for i in batch.rows]))
+            old = [rows[i] for i in batch.rows if i >= len(task.train)]
+            divergence = self.divergence(learner, old, teacher) * 2 / len(batch.rows) if old and self.kd_weight else 0
+            training.step((1 - self.kd_weight) * loss + self.kd_weight * divergence)
+        first = task.train[0]
+        about = {"name": task.name, "labels": list(task.labels), "head": first.head, "tail": first.tail}
+        self.past.append({**about, "max_answer": first.max_answer})
+        return {**training.stats, "written": len(written)}
+
+    def lesson(self, learner, name, row):
+        """Return the example that teaches to write a row of a task; of a long passage its beginning."""
+        most = self.write_length
+        if learner.encoder.max_target is not None:
+            most = max(1, min(most, learner.encoder.max_target - ANSWER_ROOM))
+        places = learner.tokenizer(row.passage, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        text = row.passage if len(places) <= most else row.passage[: places[most - 1][1]]
+        return Example(f"generate {name}", "", f"{text} {SEPARATOR} {row.target}", "", (), most + ANSWER_ROOM)
+
+    def write(self, learner, about):
+        """Return at most `pseudo_per_class` written rows a class of an earlier task; fewer where they are not found."""
+        found = {label: [] for label in about["labels"]} or {None: []}
+        question = Example(f"generate {about['name']}", "", "", "", (), self.write_length + ANSWER_ROOM)
+        left = self.samples_per_class * len(found)
+        while left > 0 and any(len(rows) < self.pseudo_per_class for rows in found.values()):
+            count = min(left, learner.settings.eval_batch_size)
+            left -= count
+            drawn = {"top_k": TOP_K, "repetition_penalty": REPETITION_PENALTY, "max_answer": question.max_answer}
+            for text in learner.answer([question] * count, **drawn):
+                parsed = parse(text, about["labels"])
+                if parsed is not None:
+                    row = Example(about["head"], parsed[0], parsed[1], about["tail"], (), about["max_answer"])
+                    found[parsed[1] if about["labels"] else None].append(row)
+        return [row for rows in found.values() for row in rows[: self.pseudo_per_class]]
+
+    def divergence(self, learner, rows, teacher):
+        """Return KL(teacher || student) summed over the rows' target tokens and the vocabulary, a scalar.
+
+        Args:
+            teacher: the prompt to compare with, as a flat vector of weights; its pass has neither dropout nor gradient.
+        """
+        batch = learner.batch(rows)
+        student = learner.logits(batch).float().log_softmax(-1)
+        training = learner.model.training
+        learner.model.eval()
+        with torch.no_grad():
+            target = learner.logits(batch, teacher).float().log_softmax(-1)
+        learner.model.train(training)
+        return ((target.exp() * (target - student)).sum(-1) * (batch.labels != IGNORED)).sum()
+
+
+class Prompt(nn.Module):
+    """The soft prompt, vectors of shape (length, width)."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = nn.Parameter(vectors)
+
+    @torch.no_grad()
+    def start(self, learner, texts):
+        """Set the first vectors to the mean embeddings of texts."""
+        table = learner.model.get_input_embeddings().weight
+        for vector, text in zip(self.vectors, texts, strict=False):
+            ids = learner.tokenizer(text, add_special_tokens=False)["input_ids"]
+            vector.copy_(table[torch.tensor(ids, device=table.device)].float().mean(0))
+
+
+def parse(text, labels):
+    """Return text and label of a written row, or None: one separator, some text, and a legal label are required."""
+    parts = [part.strip() for part in text.split(SEPARATOR)]
+    if len(parts) != 2 or not all(parts) or (labels and parts[1] not in labels):
+        return None
+    return parts[0], parts[1]
