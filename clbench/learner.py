@@ -44,7 +44,9 @@ PARTS = "parts.safetensors"  # in the folder of a saved adapter: what a method t
 
 
 class Learner:
-    """A frozen backbone and what is trained on it: a LoRA adapter (`add_lora`), a method's own modules (`add_part`).
+    """A frozen backbone and what is trained on it: a LoRA adapter, a method's own modules.
+
+    The adapter is plain (`add_lora`) or has rank blocks that can be frozen and gated (`add_blocks`); modules: `add_part`.
 
     The hook `attach` decides which; the core's default is the adapter that the settings describe.
 

@@ -6,8 +6,8 @@ all earlier A:
     loss = cross-entropy + lambda1 * sum_layers sum_ij |A_past A^T|_ij + lambda2 * sum_tensors ||tensor||_F
 
 The absolute value is the released code's; the paper's text has squares (`ortho_norm=l2sq`). Both sums are plain: no mean over
-layers, ranks or tasks, and B is not in the first. The penalties enter once an optimizer step, whatever the micro-batches
-(the release: once a micro-batch). The released per-task schedules of the lambdas are not reproduced.
+layers, ranks or tasks, and B is not in the first. The penalties enter once an optimizer step, before clipping and whatever the
+micro-batches (the release: once a micro-batch). The released per-task schedules of the lambdas are not reproduced.
 """
 
 from dataclasses import dataclass, field

@@ -107,8 +107,13 @@ class SAPT:
             self.memory.of_task[task.name] = self.generate(learner, task)
         else:
             self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
-        report = {"reflection": float(total) / training.taken, "own_share": float(mean[-1])}
-        return {**training.stats, **report, "remembered": len(self.memory)}
+        return {
+            **training.stats,
+            "reflection": float(total) / training.taken,
+            "reflected_tasks": 0 if reflection is None else len(reflection.targets),
+            "own_share": float(mean[-1]),
+            "remembered": len(self.memory),
+        }
 
     def start_block(self, learner):
         """Freeze block and key of the last task and begin new ones; g goes on."""

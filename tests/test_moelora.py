@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from clbench.plugins.moelora import MoELoRA, Router, load_balance
+from conftest import TINY
 from test_blocks import logits, one_batch
 
+from clbench.backbone import load_backbone
 from clbench.batches import Batch
 from clbench.errors import ClbenchError
 from clbench.learner import Learner
+from clbench.settings import Settings
 
 
 def drawn(shape, seed):
@@ -185,6 +188,22 @@ def test_the_router_sees_its_input_without_dropout(make_learner):
     x = drawn((2, 3, layer.in_features), 0)
     layer(x)
     assert torch.equal(seen[0], x)
+
+
+def test_on_a_bfloat16_backbone_routing_is_in_float32(tiny_folder, toy_tasks):
+    learner = Learner(load_backbone(str(tiny_folder), "cpu", "bfloat16"), Settings(**TINY))
+    MoELoRA(experts=3).attach(learner)
+    fill(learner)
+    seen, inner = [], learner.blocks.gate
+    learner.blocks.gate = lambda number, x: seen.append(inner(number, x)) or seen[-1]
+    batch = one_batch(learner, toy_tasks[0])
+    learner.backward(learner.loss(batch))
+    assert learner.model.dtype == torch.bfloat16
+    assert {weights.dtype for weights in seen} == {torch.float32}
+    assert max(float((weights.sum(-1) - 1).abs().max()) for weights in seen) < 1e-6
+    assert learner.weights.grad.dtype == torch.float32
+    assert torch.isfinite(learner.weights.grad).all()
+    assert logits(learner, batch).dtype == torch.bfloat16
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(make_learner, toy_tasks):

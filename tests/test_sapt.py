@@ -212,6 +212,7 @@ def test_frozen_blocks_and_keys_stay_and_g_moves(make_learner, toy_tasks):
     learner.begin_task(2, three(toy_tasks)[2])
     report = method.learn_task(learner, three(toy_tasks)[2])
     assert report["reflection"] > 0
+    assert report["reflected_tasks"] == 2
     for key, tensor in past.items():
         assert torch.equal(method.past[key].narrow(1 if key[0] == "A" else 2, 0, 2), tensor)
     assert torch.equal(method.keys, torch.stack([*keys, last_key]))
@@ -287,6 +288,16 @@ def test_a_detached_learner_leaves_no_hook(make_learner, toy_tasks):
     assert encoder._forward_pre_hooks
     make_learner(Learner.add_lora)
     assert not encoder._forward_pre_hooks
+
+
+def test_the_reflection_enters_once_a_step_whatever_the_micro_batches(make_learner, toy_tasks):
+    ends = []
+    for size in (None, 2):
+        method = SAPT(memory_ratio=0.25, reflection=2.0)
+        learner, reports = learn(make_learner, toy_tasks, method, lora_dropout=0.0, micro_batch=size)
+        ends.append((reports[1]["reflection"], learner.weights.copy()))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3)
+    assert torch.allclose(ends[0][1], ends[1][1], atol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [{"reflection": -1.0}, {"temperature": 0.0}, {"bottleneck": 0}, {"generator_steps": 0}])
