@@ -18,7 +18,7 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
-from .paper_commands import compare, rescore, show_comparison
+from .paper_commands import compare, reproduce, rescore, show_comparison
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -85,6 +85,7 @@ main.add_command(streams)
 main.add_command(audit)
 main.add_command(compare)
 main.add_command(rescore)
+main.add_command(reproduce)
 
 
 @main.command()
