@@ -18,7 +18,7 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
-from .paper_commands import compare, show_comparison
+from .paper_commands import compare, reproduce, rescore, show_comparison
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -84,6 +84,8 @@ def results_option(command: Callable[..., Any]) -> Callable[..., Any]:
 main.add_command(streams)
 main.add_command(audit)
 main.add_command(compare)
+main.add_command(rescore)
+main.add_command(reproduce)
 
 
 @main.command()

@@ -97,6 +97,23 @@ def backward_transfer(scores: Matrix) -> float | None:
     return _mean_over_old_tasks(scores, lambda j: _difference(scores[-1][j], scores[j][j]))
 
 
+def backward_transfer_over_all(scores: Matrix) -> float | None:
+    """Return BWT divided by T instead of T-1, as the released scorer of SAPT and GainLoRA does; the last task adds zero."""
+    over_old = backward_transfer(scores)
+    return None if over_old is None else over_old * (len(scores) - 1) / len(scores)
+
+
+def forward_transfer(scores: Matrix, before: Row) -> float | None:
+    """Return FWT: the mean over tasks of (score right after learning - a score without the earlier tasks).
+
+    Args:
+        before: that score of each task: of a model trained on the task alone (SAPT), or not at all (AimMerging).
+    """
+    gains = [_difference(scores[j][j], value) for j, value in enumerate(before)]
+    known = [gain for gain in gains if gain is not None]
+    return sum(known) / len(known) if len(known) == len(gains) else None
+
+
 def forgetting(scores: Matrix) -> float | None:
     """Return F: the mean over the first T-1 tasks of (best earlier score - score at the end).
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from .tables import show_sheet, style_option
+
+if TYPE_CHECKING:
+    from .reproduce import PlannedCell, PlannedRun, Scale, Suite
 
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), help="Folder of the records. [results]"
@@ -38,3 +42,159 @@ def show_comparison(
 
     compared = compare_rows(make_rows(read_records(results), stream), read_ledger(ledger), source)
     show_sheet(console, compare_sheet(compared), compared, style)
+
+
+@click.command()
+@click.argument("record")
+@results_option
+@click.option(
+    "--single", type=click.Path(path_type=Path), help="Folder with the tasks learned alone, for FWT. [the record's own]"
+)
+@click.option("--zero-shot", type=click.Path(path_type=Path), help="Record of a run that trained nothing, for FWT.")
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
+@style_option
+def rescore(
+    record: str, results: Path, single: Path | None, zero_shot: Path | None, plugins: tuple[Path, ...], style: str
+) -> None:
+    """Compute every measure of a record (a path, or a name in the results folder) again from its answers."""
+    from .answers import answers_path, read_answers
+    from .leaderboard import find_record
+    from .metrics import METRICS
+    from .rescore import measures, normalisations, rescore_sheets
+    from .store import read_record, read_records
+
+    known = METRICS
+    if plugins:
+        from .discovery import find_plugins
+
+        known = find_plugins(plugins).metrics
+    path = find_record(record, results)
+    content = read_record(path)
+    cells = read_answers(content, answers_path(path))
+    untrained = None if zero_shot is None else read_record(zero_shot)
+    found = measures(content, cells, read_records(single or path.parent), untrained, known)
+    variants = normalisations(content, cells, known)
+    values = [vars(one) for one in found]
+    values += [{"name": f"{one['metric']} {name}", "value": one[name]} for one in variants for name in ("op", "bwt")]
+    for number, sheet in enumerate(rescore_sheets(found, variants, path.name.removesuffix(".json"))):
+        if number == 0 or style in ("table", "md", "latex"):
+            show_sheet(Console(), sheet, values, style)
+
+
+@click.command()
+@click.argument("name", metavar="SUITE", required=False)
+@results_option
+@click.option("--scale", "scale_name", default="toy", metavar="toy|small|paper", help="How large. [toy]")
+@click.option("--data", help="Data folder, toy or hub, as for `clbench run`.")
+@click.option("--seeds", help="How many seeds (3), or which (1,2,5). [the scale's]")
+@click.option("--limit", type=click.IntRange(1), help="Training and test rows per task. [the scale's]")
+@click.option("--setting", "given", multiple=True, metavar="NAME=VALUE", help="Any setting of a run; repeatable.")
+@click.option("--runs", "most", type=click.IntRange(0), help="Make at most so many of the missing runs now. [all]")
+@click.option(
+    "--plugin", "plugin_files", multiple=True, type=click.Path(path_type=Path), help="A plugin file; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
+@ledger_option
+@style_option
+def reproduce(
+    name: str | None,
+    results: Path,
+    scale_name: str,
+    data: str | None,
+    seeds: str | None,
+    limit: int | None,
+    given: tuple[str, ...],
+    most: int | None,
+    plugin_files: tuple[Path, ...],
+    dry_run: bool,
+    ledger: Path | None,
+    style: str,
+) -> None:
+    """Make the runs behind a published table or figure that are missing, and print it with our numbers.
+
+    SUITE is table1 ... table10, figure3 ... figure9, or a TOML file like those in suites/; without one, list them.
+    """
+    from .errors import unknown
+    from .ledger import read_ledger
+    from .reproduce import missing_runs, plan_sheet, read_scales, read_suite, suite_names, suite_sheet, suite_values
+
+    console = Console()
+    if name is None:
+        for known in suite_names():
+            console.print(f"{known:10} {read_suite(known).title}", highlight=False)
+        return
+    suite, scales, published = read_suite(name), read_scales(), read_ledger(ledger)
+    if scale_name not in scales:
+        raise unknown("scale", scale_name, scales)
+    scale = scales[scale_name]
+    settings = _suite_settings(data, limit, given)
+    cells = _plan(suite, scale, plugin_files, results, settings, seeds)
+    missing = missing_runs(cells)
+    if dry_run:
+        sheet, values = plan_sheet(suite, cells)
+        show_sheet(console, sheet, values, style)
+        _say_cost(console, missing, style)
+        return
+    if missing:
+        _say_cost(console, missing, style)
+        _run_missing(Console(stderr=style != "table"), missing[:most], plugin_files, results, suite.draw == "maps")
+    show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)
+
+
+def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...]) -> dict[str, Any]:
+    from .cli import parse_assignments
+
+    limits = {} if limit is None else {"limit_train": str(limit), "limit_test": str(limit)}
+    return {**({} if data is None else {"data": data}), **limits, **parse_assignments(given)}
+
+
+def _plan(
+    suite: Suite, scale: Scale, plugin_files: tuple[Path, ...], results: Path, given: dict[str, Any], seeds: str | None
+) -> list[PlannedCell]:
+    from .cli import parse_seeds
+    from .discovery import find_plugins
+    from .reproduce import plan_suite
+
+    folders = [results, *(path for path in results.glob("**/") if path != results)] if results.is_dir() else []
+    known = [record for folder in folders if not folder.name.endswith(".adapter") for record in _readable(folder)]
+    chosen = [] if seeds is None else parse_seeds(seeds)
+    return plan_suite(suite, scale, find_plugins(plugin_files), results, given, chosen, known)
+
+
+def _readable(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a folder from which times are taken; what is no record is passed over."""
+    from .errors import ClbenchError
+    from .store import read_record
+
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(read_record(path))
+        except ClbenchError:
+            continue
+    return found
+
+
+def _say_cost(console: Console, missing: list[PlannedRun], style: str) -> None:
+    from .reproduce import duration_text
+
+    if style == "table":
+        cost = duration_text([run.seconds for run in missing])
+        text = f"{len(missing)} runs are missing: {cost}" if missing else "nothing is missing"
+        console.print(text, highlight=False)
+
+
+def _run_missing(
+    console: Console, missing: list[PlannedRun], plugin_files: tuple[Path, ...], results: Path, log_maps: bool
+) -> None:
+    from .cli import run_all
+    from .discovery import find_plugins
+    from .errors import ClbenchError
+
+    plugins = find_plugins(plugin_files)
+    for number, run in enumerate(missing, 1):
+        console.print(f"run {number} of {len(missing)}: {run.files.name}", highlight=False)
+        try:
+            run_all(console, [(run.stream, run.settings)], plugins, run.method, run.options, results, False, False)
+        except ClbenchError as error:  # the other runs do not depend on this one
+            console.print(f"failed: {error}", style="red", highlight=False, markup=False)

@@ -1,1 +1,1 @@
-"""The tables and figures of papers as suites of runs, one TOML file each; `clbench.suites_of_papers` reads them."""
+"""The tables and figures of papers as suites of runs, one TOML file each; `clbench.reproduce` reads them."""
