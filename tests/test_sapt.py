@@ -239,6 +239,20 @@ def test_an_answer_does_not_depend_on_its_neighbours(make_learner, toy_tasks):
     assert len(set(together)) > 1
     assert together == [learner.answer([example])[0] for example in examples]
     assert together == learner.answer(examples[::-1])[::-1]
+    learner.parts["attention"].past_keys.mul_(-20)
+    assert learner.answer(examples) != together  # attended, not merged
+
+
+def test_every_decoding_step_has_the_attention_of_training(make_learner, toy_tasks):
+    learner, _ = learn(make_learner, toy_tasks, SAPT(memory_ratio=0.25))
+    learner.weights.data.add_(drawn(len(learner.weights), 0) / 10)
+    batch = one_batch(learner, toy_tasks[0])
+    asked = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        tokens = learner.model.generate(**asked, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+        scores = learner.model(**asked, decoder_input_ids=tokens[:, :-1]).logits
+    scores[:, :, 1] = float("-inf")  # the end, which was not allowed
+    assert torch.equal(scores.argmax(-1), tokens[:, 1:])
 
 
 def test_the_loss_at_other_weights_uses_their_attention(make_learner, toy_tasks):
