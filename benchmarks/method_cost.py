@@ -32,6 +32,7 @@ BASE = "lorareplay mix=interleave"
 FORMS = [
     BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
     "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora", "moelora", "sapt",
+    "l2p", "lfpt5 prompt_length=20 samples_per_class=1",
 ]  # fmt: skip
 MINI = {"d_model": 256, "d_kv": 32, "d_ff": 320, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
