@@ -16,6 +16,7 @@ from torch import nn
 
 from .batches import Encoder
 from .errors import ClbenchError, one_line
+from .room import Room
 from .seeding import derive_seed
 from .settings import Settings
 from .token_cache import TokenCache, cache_folder
@@ -31,6 +32,7 @@ class Backbone:
     model: Any
     tokenizer: Any
     device: torch.device
+    room: Room = field(default_factory=Room)
     _encoders: dict[tuple[int, int | None], Encoder] = field(default_factory=dict, repr=False)
 
     def encoder(self, max_input: int, max_target: int | None) -> Encoder:
