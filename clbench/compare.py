@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import unknown
-from .leaderboard import STREAM_TITLES, Row, options_text, format_score
+from .leaderboard import STREAM_TITLES, Row, format_score, options_text
 from .ledger import Published
 from .store import slug
 from .tables import Sheet
