@@ -22,6 +22,7 @@ from .batches import Encoder
 from .decoder import read_labels
 from .errors import ClbenchError, one_line
 from .quantization import is_quantized, quantized_storage
+from .room import Room
 from .seeding import derive_seed
 from .settings import Settings
 from .streams import Example
@@ -38,6 +39,7 @@ class Backbone:
     model: Any
     tokenizer: Any
     device: torch.device
+    room: Room = field(default_factory=Room)
     _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
     @property

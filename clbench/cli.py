@@ -23,6 +23,7 @@ from .preset_commands import presets
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
+from .verification import disagreement_text
 
 if TYPE_CHECKING:
     from .discovery import Method, Plugins
@@ -191,6 +192,8 @@ def run_all(
             settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter, verdict
         )
         console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+        if disagreement_text(record):
+            console.print(disagreement_text(record), highlight=False)
 
 
 def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,8 +381,8 @@ def show(record: str, results: Path) -> None:
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)
-    if cost_text(content):
-        console.print(cost_text(content), highlight=False)
+    for text in filter(None, (disagreement_text(content), cost_text(content))):
+        console.print(text, highlight=False)
     learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
     console.print(
         f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "

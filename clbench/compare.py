@@ -104,6 +104,8 @@ def _recipe(record: Record, entry: Published) -> list[str]:
     found = [text.format(ours, theirs) for ours, theirs, text in compared if theirs is not None and ours != theirs]
     if settings.get("evaluate_on") == "validation":
         found.append("scored on validation rows")
+    if settings.get("answers") == "labels":
+        found.append("answers chosen among the labels")
     if protocol.selection:
         found.append(f"no dev; theirs: {protocol.selection}")
     ours = record.get("precision")

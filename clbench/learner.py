@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .answering import generate_answers
+from .answering import choose_labels, generate_answers
 from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
@@ -60,6 +60,7 @@ class Learner:
         settings: the run's settings.
         stream_length: how many tasks the run's stream has.
         device: where the model is.
+        room: how large a batch of questions may be on that device.
         cost: what the current task has cost so far.
         phase: the latest phase that `training` returned.
     """
@@ -75,6 +76,7 @@ class Learner:
             settings.max_input, settings.max_target or settings.max_answer, settings.template
         )
         self.model = backbone.model
+        self.room = backbone.room
         self.adapter: PeftModel | None = None
         self.blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
@@ -359,16 +361,21 @@ class Learner:
         top_k: int | None = None,
         repetition_penalty: float = 1.0,
         max_answer: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[str]:
         """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
 
         An answer ends after `max_answer` tokens of the settings or, without, of its task.
 
         Args:
+            labels: the closed set of right answers, none for free text. Under the setting `answers=labels` the answer is the
+                one of them that the model prefers; otherwise they are not looked at.
             top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
             repetition_penalty: above 1, tokens that stand in the answer already become less likely.
             max_answer: tokens after which every answer ends, whatever settings and task say.
         """
+        if labels and self.settings.answers == "labels":
+            return choose_labels(self, examples, labels)
         drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         if repetition_penalty != 1.0:
             drawn["repetition_penalty"] = repetition_penalty
