@@ -67,6 +67,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _metavar(option: Option) -> str:
+    if option.type is bool:
+        return "[true|false]"
     return "|".join(option.choices) if option.choices else option.type.__name__.upper()
 
 
@@ -156,7 +158,7 @@ def run_all(
 ) -> None:
     """Run the plans one after another in this process; finished ones are skipped unless `force`."""
     from .audit import audit_stream
-    from .backbone import load_backbone
+    from .backbone import backbone_of
     from .progress import ProgressDisplay, summarise
     from .protocol import execute_run, run_files
     from .sources import Selection, make_tasks, open_source
@@ -176,14 +178,7 @@ def run_all(
             files.checkpoint.unlink(missing_ok=True)
         if backbone is None:
             with console.status(f"loading backbone {settings.backbone}"):
-                backbone = load_backbone(
-                    settings.backbone,
-                    settings.device,
-                    settings.precision,
-                    settings.threads,
-                    settings.quantize,
-                    settings.trust_remote_code,
-                )
+                backbone = backbone_of(settings)
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
         verdict = audit_once(source, stream).verdict
         if verdict["errors"]:
