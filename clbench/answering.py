@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from .backbone import merged
-from .batches import Encoded, collate, longest_answer
+from .batches import Encoded, longest_answer
 from .label_trie import LabelStop, LabelTrie, LabelWalk
 from .streams import Example
 
@@ -141,19 +141,26 @@ def _unless_out_of_memory(
 
 
 def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tensor:
-    batch = collate(rows, learner.tokenizer.pad_token_id, learner.device)
+    """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off."""
+    batch = learner.collate(rows)
+    prompt = 0 if learner.model.config.is_encoder_decoder else batch.input_ids.shape[1]
+    if prompt and "repetition_penalty" in generation:  # of the answer's own tokens
+        penalty = transformers.RepetitionPenaltyLogitsProcessor(generation.pop("repetition_penalty"), prompt)
+        generation["logits_processor"] = LogitsProcessorList([penalty])
     tokens: Tensor = learner.model.generate(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, **generation
     )
-    return tokens
+    return tokens[:, prompt:]
 
 
 def generation_config(learner: Learner) -> transformers.GenerationConfig:
     own = learner.model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]
     return transformers.GenerationConfig(
         do_sample=False,
         num_beams=1,
         pad_token_id=learner.tokenizer.pad_token_id,
-        eos_token_id=own.eos_token_id,
+        eos_token_id=ends,
         decoder_start_token_id=own.decoder_start_token_id,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from .answering import choose_labels, generate_answers
 from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
+    Encoded,
     accumulation_group,
     collate,
     shuffled_batches,
@@ -26,6 +28,7 @@ from .batches import (
     target_tokens,
 )
 from .blocks import ADAPTER_FILE, Blocks
+from .checkpointing import set_checkpointing, without_checkpointing
 from .cost import Cost, Stopwatch
 from .samples import SampleSquares
 from .seeding import derive_seed
@@ -69,7 +72,9 @@ class Learner:
         self.stream_length = stream_length
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
-        self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
+        self.encoder = backbone.encoder(
+            settings.max_input, settings.max_target or settings.max_answer, settings.template
+        )
         self.model = backbone.model
         self.room = backbone.room
         self.adapter: PeftModel | None = None
@@ -87,7 +92,7 @@ class Learner:
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
         self.adapter = attach_adapter(self._backbone, self.settings)
-        self.weights = Weights(self.model)
+        self._train_it()
 
     def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
         """Put a fresh LoRA adapter of several rank blocks on the model and return them; each is scaled as by `add_lora`.
@@ -102,7 +107,7 @@ class Learner:
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
         self.blocks = Blocks(self.model, rank, past)
-        self.weights = Weights(self.model)
+        self._train_it()
         return self.blocks
 
     def add_part(self, name: str, part: nn.Module) -> None:
@@ -112,10 +117,18 @@ class Learner:
         """
         self.model.add_module(name, part.to(self.device))
         self.parts[name] = part
+        self._train_it()
+
+    def _train_it(self) -> None:
+        """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
         self.weights = Weights(self.model)
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, True)
 
     def detach(self) -> None:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, False)
         if self.adapter is not None:
             self.adapter.unload()
         for name in self.parts:
@@ -210,11 +223,13 @@ class Learner:
     def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
 
+        Those at a position are the scores for the label there.
+
         Args:
             weights: as in `loss`.
         """
         scores: Tensor = self._forward(batch, weights).logits
-        return scores
+        return scores[:, -1 - batch.labels.shape[1] : -1] if self._backbone.is_decoder else scores
 
     def _forward(self, batch: Batch, weights: Tensor | None) -> Any:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -224,7 +239,9 @@ class Learner:
             self.cost.forward_rows += len(batch.labels)
             if weights is None:
                 return self.model(**inputs)
-            return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
+            checkpointed = self.settings.gradient_checkpointing  # whose second pass would see the current weights
+            with without_checkpointing(self.model) if checkpointed else nullcontext():
+                return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -267,7 +284,7 @@ class Learner:
             self.model.eval()
             rows = [encoded[i] for i in indices]
             share = sum(len(row.labels) for row in rows) / tokens
-            yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
+            yield self.collate(rows, share)
 
     def training(
         self,
@@ -320,19 +337,23 @@ class Learner:
     def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
         encoded = self.encoder.encode(examples)
         replayed = [self._own is not None and example not in self._own for example in examples]
-        pad_id, micro_batch = self.tokenizer.pad_token_id, self.settings.micro_batch
+        pad_id, micro_batch, left = self.tokenizer.pad_token_id, self.settings.micro_batch, self._backbone.is_decoder
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
             group, rows = (
-                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device),
+                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device, left),
                 iter(indices),
             )
             yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return examples of the method's own choice as one batch."""
-        return collate(self.encoder.encode(examples), self.tokenizer.pad_token_id, self.device)
+        return self.collate(self.encoder.encode(examples))
+
+    def collate(self, rows: Sequence[Encoded], share: float = 1.0) -> Batch:
+        """Return encoded rows as one batch, padded as the model reads it."""
+        return collate(rows, self.tokenizer.pad_token_id, self.device, share, self._backbone.is_decoder)
 
     def answer(
         self,
