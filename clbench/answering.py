@@ -154,6 +154,7 @@ def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tenso
 
 
 def generation_config(learner: Learner) -> transformers.GenerationConfig:
+    """Return greedy decoding, ended by the end tokens of model and tokenizer, with nothing else of the model's own."""
     own = learner.model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]
