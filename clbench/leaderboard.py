@@ -142,8 +142,14 @@ def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) 
         varied: pairs of a method and an option of which records with other values are shown beside this one.
     """
     changed, method = record.get("changed_options", {}), record["method"]
-    shown = {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+    return options_text(
+        {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
+    )
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Return options as on the command line, in one line."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
@@ -157,9 +163,15 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         slug(settings["data"]),
         limits,
         f"{settings['epochs']} ep",
-        f"lr {settings['learning_rate']:g}",
+        f"lr {learning_rate(record):g}",
     ]
     return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
+
+
+def learning_rate(record: Record) -> float:
+    """Return the rate a record's weights were trained at: a method's own option of that name wins over the setting."""
+    own = record["options"].get("learning_rate")
+    return record["settings"]["learning_rate"] if own is None else own
 
 
 def format_score(mean: float | None, std: float | None) -> str:

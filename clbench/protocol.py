@@ -85,8 +85,7 @@ class Run:
             ) from error
         if not torch.isfinite(self.learner.weights.data).all():
             raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; "
-                f"try a learning rate below {self.settings.learning_rate:g}"
+                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
             )
         self.progress.learn_seconds.append(round(time.perf_counter() - begin, 3))
         self.progress.learned.append(learned)
