@@ -23,49 +23,46 @@ METHODS = {  # and the options that let a tiny model learn something to answer
     "lfpt5": ("prompt_length=20", "samples_per_class=1"),
 }
 
+STACKED = ("inclora", "olora")  # whose blocks are one PEFT adapter
+
 
 @pytest.fixture
 def saved_run(clbench, tiny_run, tmp_path):
     """A function that runs a method on two tasks; it returns the saved folder, the questions and the recorded answers."""
 
-    def run(method, *options, flags=()):
+    def run(method, *options, flags=(), epochs=20):
         words = [word for option in options for word in ("--set", option)]
-        stream = ["--stream", "sst-2,agnews", "--epochs", "20", "--learning-rate", "0.03", "--save-adapter"]
+        stream = ["--stream", "sst-2,agnews", "--epochs", epochs, "--learning-rate", "0.03", "--save-adapter"]
         result = clbench(*tiny_run, *stream, "--method", method, *words, *flags)
         assert result.exit_code == 0, result.output
         (folder,) = (tmp_path / "results").glob("*.adapter")
         rows = [json.loads(line) for line in folder.with_suffix(".answers.jsonl").read_text().splitlines()]
         answers = [row["answer"] for row in rows if row["after"] == 1]
-        assert len(set(answers)) > 1
+        assert len(set(answers)) > 1 or epochs == 1
         tasks = load_tasks("toy", find_stream("sst-2,agnews"), 16, 8, 1)
         return folder, [row for task in tasks for row in task.test], answers
 
     return run
 
 
-@pytest.mark.parametrize("method", ["inclora", "olora"])
-def test_stacked_methods_are_a_peft_adapter(saved_run, tiny_folder, method):
-    folder, questions, answers = saved_run(method, *METHODS[method])
-    model = T5ForConditionalGeneration.from_pretrained(tiny_folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+def peft_answers(folder, base, questions):
+    """Return the answers of a fresh base with the adapter, by plain PEFT."""
+    tokenizer, model = AutoTokenizer.from_pretrained(base), T5ForConditionalGeneration.from_pretrained(base)
     batch = tokenizer([row.prompt for row in questions], padding=True, return_tensors="pt")
-
-    def ask(model):
-        tokens = model.eval().generate(**batch, max_new_tokens=4, do_sample=False)
-        return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-    assert ask(model) != answers
-    assert ask(PeftModel.from_pretrained(model, folder)) == answers
+    tokens = PeftModel.from_pretrained(model, folder).eval().generate(**batch, max_new_tokens=4, do_sample=False)
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_fresh_learner_answers_the_same_and_whatever_the_neighbours(saved_run, make_learner, method):
+def test_a_fresh_learner_answers_the_same_and_whatever_the_neighbours(saved_run, make_learner, tiny_folder, method):
     folder, questions, answers = saved_run(method, *METHODS[method])
     assert make_learner(max_answer=4).answer(questions) != answers  # the backbone knows nothing of it
     learner = load_learner(folder)
     assert learner.answer(questions) == answers
     assert learner.answer(questions[::-1])[::-1] == answers
     assert [learner.answer([row])[0] for row in questions] == answers
+    if method in STACKED:
+        assert peft_answers(folder, tiny_folder, questions) == answers
 
 
 def test_a_method_of_a_plugin_loads_with_its_file_and_elsewhere(saved_run, tmp_path):
@@ -79,7 +76,7 @@ def test_a_method_of_a_plugin_loads_with_its_file_and_elsewhere(saved_run, tmp_p
 def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
     with pytest.raises(ClbenchError, match=r"is no folder of a saved run: no learner\.json"):
         load_learner(tmp_path)
-    folder, _, _ = saved_run("moelora")
+    folder, _, _ = saved_run("moelora", epochs=1)
     wide = save_tiny_t5(tmp_path / "wide", d_model=48)
     with pytest.raises(ClbenchError, match="does not fit method 'moelora'"):
         load_learner(folder, backbone=str(wide))
