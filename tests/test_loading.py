@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
+from clbench.batches import Batch
 from clbench.errors import ClbenchError
 from clbench.loading import load_learner
 from clbench.sources import load_tasks
@@ -61,6 +64,9 @@ def test_a_fresh_learner_answers_the_same_and_whatever_the_neighbours(saved_run,
     assert learner.answer(questions) == answers
     assert learner.answer(questions[::-1])[::-1] == answers
     assert [learner.answer([row])[0] for row in questions] == answers
+    batch = learner.batch(questions)
+    wide = [functional.pad(tensor, (0, 9)) for tensor in (batch.input_ids, batch.attention_mask)]
+    assert torch.allclose(learner.logits(Batch(*wide, batch.labels)), learner.logits(batch), atol=1e-4)
     if method in STACKED:
         assert peft_answers(folder, tiny_folder, questions) == answers
 
