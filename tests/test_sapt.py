@@ -175,6 +175,16 @@ def test_the_cross_entropy_trains_g_and_the_key_through_the_attention(make_learn
     assert not any("lora_A" in name for name in moved)
 
 
+def test_frozen_blocks_see_no_dropout(make_learner, toy_tasks):
+    method = SAPT(memory_ratio=0.25)
+    learner, _ = learn(make_learner, toy_tasks, method, lora_dropout=0.9)
+    batch = one_batch(learner, toy_tasks[0])
+    learner.train_mode()
+    assert learner.loss(batch).item() != learner.loss(batch).item()  # the current block's
+    method.start_block(learner)  # B = 0: the current block adds nothing
+    assert learner.loss(batch).item() == learner.loss(batch).item()
+
+
 def test_the_mean_is_over_examples_whatever_their_batches(make_learner, toy_tasks):
     method = SAPT(memory_ratio=0.25)
     learner, _ = learn(make_learner, toy_tasks, method)
