@@ -162,9 +162,15 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         slug(settings["data"]),
         limits,
         f"{settings['epochs']} ep",
-        f"lr {settings['learning_rate']:g}",
+        f"lr {learning_rate(record):g}",
     ]
     return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
+
+
+def learning_rate(record: Record) -> float:
+    """Return the rate a record's weights were trained at: a method's own option of that name wins over the setting."""
+    own = record["options"].get("learning_rate")
+    return record["settings"]["learning_rate"] if own is None else own
 
 
 def format_score(mean: float | None, std: float | None) -> str:

@@ -71,6 +71,14 @@ def test_settings_that_vary_are_shown():
     assert {"weight_decay=0.0" in text for text in recipes} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("own", "shown"), [({"learning_rate": 0.3}, "lr 0.3"), ({"learning_rate": None}, "lr 0.001"), ({}, "lr 0.001")]
+)
+def test_the_recipe_shows_the_rate_that_was_used(own, shown):
+    (row,) = make_rows([record(method="lfpt5", options=own, learning_rate=1e-3)])
+    assert shown in row.recipe.split(", ")
+
+
 def test_of_the_same_order_and_seed_the_newest_counts():
     rows = make_rows([record(op=80, finished="2026-01-03"), record(op=10, finished="2026-01-02")])
     assert (rows[0].op, rows[0].runs, rows[0].op_std) == (80, 1, None)
