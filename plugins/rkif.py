@@ -189,5 +189,5 @@ class RecurrentKIF:
 
     def mask(self, scores, weights):
         """Return which weights are important enough."""
-        parts = weights.views(scores).values() if self.scope == "tensor" else None
-        return top_mask(scores, self.top, strict=self.ties == "out", parts=parts)
+        groups = weights.positions_by_size if self.scope == "tensor" else None
+        return top_mask(scores, self.top, self.ties == "out", groups)
