@@ -108,7 +108,7 @@ def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
 
 
 def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[tuple[str, str]]) -> Row:
-    first = records[0]
+    first = max(records, key=lambda record: record.get("finished", ""))  # the newest knows the method's present defaults
     op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
     bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
     return Row(
