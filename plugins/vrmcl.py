@@ -35,7 +35,9 @@ class VRMCL:
     """Meta-learn on the new task and a memory at once, with a variance-reduced hypergradient."""
 
     momentum: Annotated[float, "r: weight of the variance reduction; 0 is plain meta-learning"] = 0.25
-    inner_rate: Annotated[float, "alpha: learning rate of the inner SGD steps; the default was chosen on validation rows"] = 0.001
+    inner_rate: Annotated[
+        float, "alpha: learning rate of the inner SGD steps; the default was chosen on validation rows"
+    ] = 0.001
     inner_steps: Annotated[int, "K: slices of a batch, one inner step on each"] = 4
     order: Annotated[Literal["first", "second"], "the gradient at phi, or through the inner steps"] = "first"
     outer_at: Annotated[Literal["last", "mean"], "outer loss after the last inner step, or mean over all (release)"] = (

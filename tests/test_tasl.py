@@ -152,7 +152,9 @@ def test_importance_of_a_task_is_the_smoothed_product_times_its_deviation(make_l
     learner.weights.assign(random_like(learner, 0) / 5)
     method.learn_task(learner, toy_tasks[0])  # three steps, two of them measured
     assert learner.weights.grad.norm().item() == pytest.approx(0.01, rel=1e-3)
-    assert torch.equal(method.products[-1], learner.weights.data * learner.weights.grad)  # after the step, after clipping
+    assert torch.equal(
+        method.products[-1], learner.weights.data * learner.weights.grad
+    )  # after the step, after clipping
     first, second = (product.abs() for product in method.products)
     mean_1 = 0.15 * first
     mean_2 = 0.85 * mean_1 + 0.15 * second
