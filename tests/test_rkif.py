@@ -120,6 +120,16 @@ def test_an_outer_learning_rate_of_zero_leaves_the_masked_inner_vector(make_lear
         assert tau_in.abs().max() > 0
 
 
+def test_without_a_window_a_task_is_fused_once_at_its_end(make_learner, toy_tasks):
+    learner, method = make_learner(epochs=3), Recorder(**options(window=None, merge="all"))
+    assert learn_two(learner, toy_tasks, method)["fusions"] == 1
+    assert method.rates == [0.01]  # after all nine steps the scheduled rate is 0
+    ((_, end_of_inner, after, _),) = method.seen
+    assert not torch.equal(end_of_inner, after)
+    values = find_plugins().method("rkif").resolve_options({"window": "none"})
+    assert values["window"] is None
+
+
 def test_the_released_llama_path_fuses_the_inner_vector_alone(make_learner, toy_tasks):
     seen = []
 
