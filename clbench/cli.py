@@ -17,7 +17,7 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
-from .paper_commands import compare, plot, reproduce, rescore, show_comparison
+from .paper_commands import compare, plot, report, reproduce, rescore, show_comparison
 from .runs import Plan, make_runs
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
@@ -84,6 +84,7 @@ main.add_command(compare)
 main.add_command(rescore)
 main.add_command(reproduce)
 main.add_command(plot)
+main.add_command(report)
 
 
 @main.command()

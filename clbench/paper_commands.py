@@ -236,3 +236,23 @@ def plot(kind: str | None, records: tuple[str, ...], results: Path, stream: str 
     paths = [find_record(name, results) for name in records] or record_paths(results)
     save(draw(kind, series_of({path: read_record(path) for path in paths}, kind, stream)), file)
     console.print(f"{file}", highlight=False, markup=False)
+
+
+@click.command()
+@results_option
+@click.option("--stream", help="Keep one stream (long:1) or family (long).")
+@source_option
+@ledger_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), help="[report.html]")
+def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
+    """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
+    from .ledger import read_ledger
+    from .store import write_atomically
+
+    console = Console()
+    with console.status("making the report"):
+        from .report import make_report
+
+        page = make_report(results, read_ledger(ledger), source, stream)
+    write_atomically(output, lambda path: path.write_text(page, "utf-8"))
+    console.print(f"{output}", highlight=False, markup=False)
