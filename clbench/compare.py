@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import unknown
-from .leaderboard import STREAM_TITLES, Row, changed_options, format_score
+from .leaderboard import STREAM_TITLES, Row, format_score, options_text
 from .ledger import Published
 from .store import slug
 from .tables import Sheet
@@ -61,7 +61,7 @@ def differences(row: Row, entry: Published) -> list[str]:
         name: value for name, value in record.get("changed_options", {}).items() if entry.options.get(name) != value
     }
     if changed:
-        found.append(f"ours with {changed_options({'changed_options': changed})}")
+        found.append(f"ours with {options_text(changed)}")
     if entry.copied:
         found.append("copied there from another paper")
     if entry.second_hand:

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from . import __version__
 from .compare import compare_rows, compare_sheet
 from .errors import ClbenchError
-from .leaderboard import STREAM_TITLES, Row, format_score, make_rows, pivot
+from .leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
 from .ledger import Published
 from .plots import KINDS, Series, draw, picture
 from .settings import NOT_RECIPE
@@ -155,7 +155,7 @@ def recipe_sheet(board: Board) -> Sheet:
     for row in board.rows:
         options = row.records[0]["options"]
         if options:
-            lines.append([f"options of {row.label}", ", ".join(f"{name}={shown(v)}" for name, v in options.items())])
+            lines.append([f"options of {row.label}", options_text(options)])
     return Sheet("Recipe", ["Setting", "Value"], lines, left=(0, 1))
 
 
