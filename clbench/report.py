@@ -118,8 +118,9 @@ def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
     every = [Series(row.label, row.records) for row in board.rows]
     for kind in ("overall", "bars", "time"):
         yield make_picture(kind, every)
-    if any("fusions" in task for one in every for record in one.records for task in record["learned"]):
-        yield make_picture("fusions", every)
+    fused = [one for one in every if all("fusions" in task for record in one.records for task in record["learned"])]
+    if len(fused) > 1:
+        yield make_picture("fusions", fused)
     for name in dict.fromkeys(record["stream"]["name"] for one in every for record in one.records):
         of_stream = [
             Series(one.label, kept)

@@ -154,6 +154,8 @@ def fusions(series: Sequence[Series]) -> Figure:
     if min(x for x, *_ in everywhere) > 0:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("fusions in the run")
     axes.set_ylabel("OP (%)")
     axes.grid(color="0.88")
