@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,11 @@ def series_of(found: Mapping[Path, Record], kind: str, stream: str | None = None
     return [Series(row.label, row.records, group(row), [maps[one["name"]] for one in row.records]) for row in rows]
 
 
+def has_matplotlib() -> bool:
+    """Return whether pictures can be drawn."""
+    return find_spec("matplotlib") is not None
+
+
 def check_kind(kind: str) -> None:
     """Refuse what is no kind of picture.
 
@@ -95,13 +101,11 @@ def draw(kind: str, series: Sequence[Series], title: str = "") -> Figure:
         ClbenchError: no such kind, matplotlib is not installed, or the runs have nothing of the kind to show.
     """
     check_kind(kind)
-    try:
-        from . import map_plots, score_plots
-        from .plot_style import style, wrapped
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise ClbenchError("plots need matplotlib: pip install 'clbench[plots]'") from None
+    if not has_matplotlib():
+        raise ClbenchError("plots need matplotlib: pip install 'clbench[plots]'")
+    from . import map_plots, score_plots
+    from .plot_style import style, wrapped
+
     drawers: dict[str, Callable[[Sequence[Series]], Figure]] = {
         "matrix": score_plots.matrix,
         "curves": score_plots.curves,

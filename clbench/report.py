@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from .compare import compare_rows, compare_sheet
 from .errors import ClbenchError
 from .leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
 from .ledger import Published
-from .plots import KINDS, Series, draw, picture
+from .plots import KINDS, Series, draw, has_matplotlib, picture
 from .settings import NOT_RECIPE
 from .store import RunFiles, read_records
 from .suite_files import DRAWS_MAPS
@@ -104,11 +103,6 @@ def leaderboard_sheet(rows: Sequence[Row], folder: Path) -> Sheet:
     except ClbenchError as error:
         plain = pivot(rows)
         return Sheet(plain.title, plain.header, plain.lines, plain.left, [f"Without significance: {error}"])
-
-
-def has_matplotlib() -> bool:
-    """Return whether pictures can be drawn."""
-    return find_spec("matplotlib") is not None
 
 
 def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:

@@ -1,6 +1,7 @@
 """Pictures: the numbers of the records are those in the axes, no label overlaps another, and the file is what its suffix says."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +247,14 @@ def test_runs_are_grouped_as_on_the_leaderboard():
 def test_every_suite_that_draws_names_a_kind():
     assert {name for name in suite_names() if read_suite(name).draw} == {f"figure{n}" for n in range(3, 10)}
     assert {read_suite(name).draw for name in suite_names()} - {""} <= set(KINDS)
+
+
+def test_without_matplotlib_one_line_says_what_to_install(clbench, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = clbench("plot", "bars", "--results", REFERENCE)
+    assert result.exit_code == 2
+    assert result.output == "error: plots need matplotlib: pip install 'clbench[plots]'\n"
+    assert clbench("report", "--results", REFERENCE).exit_code == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "No pictures: matplotlib is not installed" in page
+    assert "<img" not in page
