@@ -214,13 +214,22 @@ def _draw_suite(console: Console, suite: Suite, cells: list[PlannedCell], file: 
 @click.argument("records", metavar="[RECORD]...", nargs=-1)
 @results_option
 @click.option("--stream", help="Keep one stream (long:1) or family (long).")
+@click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG, SVG or PDF, by its suffix. [KIND.png]")
-def plot(kind: str | None, records: tuple[str, ...], results: Path, stream: str | None, output: Path | None) -> None:
+def plot(
+    kind: str | None,
+    records: tuple[str, ...],
+    results: Path,
+    stream: str | None,
+    methods: tuple[str, ...],
+    output: Path | None,
+) -> None:
     """Draw recorded runs; without a KIND, list the kinds of pictures.
 
     RECORD is a path, or a name in the results folder; without one, all records of the folder are drawn. Runs of one method that
     differ in order and seed alone are averaged, as on the leaderboard.
     """
+    from .errors import unknown
     from .leaderboard import find_record
     from .plots import KINDS, check_kind, draw, file_format, save, series_of
     from .store import read_record, record_paths
@@ -234,7 +243,13 @@ def plot(kind: str | None, records: tuple[str, ...], results: Path, stream: str 
     file = output or Path(f"{kind}.png")
     file_format(file)
     paths = [find_record(name, results) for name in records] or record_paths(results)
-    save(draw(kind, series_of({path: read_record(path) for path in paths}, kind, stream)), file)
+    found = {path: read_record(path) for path in paths}
+    known = {record["method"] for record in found.values()}
+    for name in methods:
+        if name not in known:
+            raise unknown("recorded method", name, sorted(known))
+    kept = {path: record for path, record in found.items() if record["method"] in (methods or known)}
+    save(draw(kind, series_of(kept, kind, stream)), file)
     console.print(f"{file}", highlight=False, markup=False)
 
 

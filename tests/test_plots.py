@@ -216,6 +216,9 @@ def test_the_command_draws_the_reference_records(clbench, tmp_path):
     record = next(REFERENCE.glob("*_rkif_*_s1_*.json"))
     assert clbench("plot", "matrix", record).exit_code == 0
     assert (tmp_path / "matrix.png").exists()
+    one = clbench("plot", "matrix", "--results", REFERENCE, "--method", "rkif", "-o", "one.png")
+    assert one.exit_code == 0
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "matrix.png").read_bytes()  # the mean of three seeds
     listed = clbench("plot").output
     assert all(kind in listed for kind in KINDS)
 
@@ -229,6 +232,7 @@ def test_the_command_draws_the_reference_records(clbench, tmp_path):
         (["plot", "maps", "--results", REFERENCE], "no run has maps; a run makes them with --log-maps"),
         (["plot", "bars", "--results", REFERENCE, "--stream", "long"], "no records of stream 'long'"),
         (["plot", "bars", "nobody"], "no record"),
+        (["plot", "bars", "--results", REFERENCE, "--method", "rki"], "no recorded method 'rki'; did you mean 'rkif'?"),
     ],
 )
 def test_bad_input_is_one_line(clbench, words, message):
