@@ -41,7 +41,7 @@ class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text.
+    answers behind it, by the task numbers as text; `logs` is what watchers keep, by their names.
     """
 
     scores: list[list[float | None]]
@@ -52,6 +52,7 @@ class Progress:
     learn_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[list[float]] = field(default_factory=list)
     started: str = ""
+    logs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -91,7 +92,8 @@ class Run:
             raise ClbenchError(
                 f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
             )
-        self.progress.learn_seconds.append(round(time.perf_counter() - begin, 3))
+        seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
+        self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
