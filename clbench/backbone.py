@@ -142,12 +142,8 @@ def load_backbone(
     return Backbone(name, model, tokenizer, place)
 
 
-def backbone_of(settings: Settings) -> Backbone:
-    """Load the backbone of a run's settings.
-
-    Raises:
-        ClbenchError: as `load_backbone`.
-    """
+def load_backbone_of(settings: Settings) -> Backbone:
+    """Load the backbone that the settings describe, as they describe it."""
     return load_backbone(
         settings.backbone,
         settings.device,

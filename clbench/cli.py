@@ -158,7 +158,7 @@ def run_all(
 ) -> None:
     """Run the plans one after another in this process; finished ones are skipped unless `force`."""
     from .audit import audit_stream
-    from .backbone import backbone_of
+    from .backbone import load_backbone_of
     from .progress import ProgressDisplay, summarise
     from .protocol import execute_run, run_files
     from .sources import Selection, make_tasks, open_source
@@ -178,7 +178,7 @@ def run_all(
             files.checkpoint.unlink(missing_ok=True)
         if backbone is None:
             with console.status(f"loading backbone {settings.backbone}"):
-                backbone = backbone_of(settings)
+                backbone = load_backbone_of(settings)
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
         verdict = audit_once(source, stream).verdict
         if verdict["errors"]:
