@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .statistics import Standing
 
 Record = Mapping[str, Any]
-ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test")
+ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 SIGNIFICANCE_NOTE = (
@@ -106,8 +106,10 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _varied_settings(records: Sequence[Record]) -> list[str]:
-    names = [name for name in (records[0]["settings"] if records else {}) if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
-    return [name for name in names if len({str(record["settings"].get(name)) for record in records}) > 1]
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    known = {name: None for record in records for name in record["settings"]}
+    names = [name for name in known if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
+    return [n for n in names if len({str(record["settings"].get(n, defaults.get(n))) for record in records}) > 1]
 
 
 def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
@@ -178,7 +180,10 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         f"{settings['epochs']} ep",
         f"lr {learning_rate(record):g}",
     ]
-    return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
+    if settings.get("answers", "generate") != "generate":
+        parts.append(f"answers={settings['answers']}")
+    defaults = asdict(Settings())
+    return ", ".join(parts + [f"{name}={settings.get(name, defaults.get(name))}" for name in varied])
 
 
 def learning_rate(record: Record) -> float:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .backbone import load_backbone
+from .backbone import load_backbone_of
 from .discovery import find_plugins, run_manager
 from .errors import ClbenchError, one_line
 from .learner import Learner
@@ -33,7 +33,7 @@ def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **chang
     found = find_plugins(plugins)
     method = found.method(saved["method"])
     instance = method.build(saved["options"])
-    backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
+    backbone = load_backbone_of(settings)
     manager = run_manager(found, instance, method.name, [DefaultProtocol()])
     learner = Learner(backbone, settings, manager.hook, saved["stream_length"])
     manager.hook.attach(learner=learner)

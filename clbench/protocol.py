@@ -20,7 +20,8 @@ import pluggy
 import torch
 
 from . import metrics
-from .backbone import Backbone
+from .answering import label_trie
+from .backbone import Backbone, adapted_modules
 from .checkpoint import load_checkpoint, restore_state, save_checkpoint, state_of
 from .cost import CostMeter
 from .discovery import Method, Plugins, run_manager
@@ -32,6 +33,7 @@ from .settings import Settings
 from .sources import check_labels_round_trip, fingerprint, fingerprint_questions
 from .store import SCHEMA_VERSION, RunFiles, write_atomically
 from .streams import Example, Stream, Task
+from .verification import count_disagreement
 
 LEARNER_FILE = "learner.json"  # in the folder of a saved run
 
@@ -41,7 +43,8 @@ class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text; `logs` is what watchers keep, by their names.
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
+    watchers keep, by their names.
     """
 
     scores: list[list[float | None]]
@@ -51,6 +54,7 @@ class Progress:
     costs: list[dict[str, float | None]] = field(default_factory=list)
     learn_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[list[float]] = field(default_factory=list)
+    verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
     logs: dict[str, Any] = field(default_factory=dict)
 
@@ -106,24 +110,38 @@ class Run:
         for j in which:
             task = self.tasks[j]
             begin = time.perf_counter()
-            try:
-                answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
-            except ClbenchError:
-                raise
-            except Exception as error:  # a method may raise anything
-                raise ClbenchError(
-                    f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
-                ) from error
-            if len(answers) != len(task.test):
-                raise ClbenchError(
-                    f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
-                    f"of task '{task.name}'"
-                )
+            answers = self.ask(task)
             accepted = [example.accepted for example in task.test]
             self.progress.scores[index][j] = score_answers(task.metric, answers, accepted, self.metrics)
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
         self.progress.evaluate_seconds.append(seconds)
+        for j in which if self.settings.verify_answers else ():
+            task = self.tasks[j]
+            counts = count_disagreement(self.learner, task, self.settings.verify_answers, self.ask)
+            if counts is not None:
+                self.progress.verified.append({"after": index, "task": task.name, **counts})
+
+    def ask(self, task: Task) -> list[str]:
+        """Return the method's answers to a task's test questions.
+
+        Raises:
+            ClbenchError: the method fails or does not give one answer a question.
+        """
+        try:
+            answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
+        except ClbenchError:
+            raise
+        except Exception as error:  # a method may raise anything
+            raise ClbenchError(
+                f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
+            ) from error
+        if len(answers) != len(task.test):
+            raise ClbenchError(
+                f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
+                f"of task '{task.name}'"
+            )
+        return answers
 
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.
@@ -175,7 +193,7 @@ class DefaultProtocol:
     @hookimpl(trylast=True)
     def evaluate(self, learner: Learner, task: Task) -> list[str]:
         """Answer with the learner as it is."""
-        return learner.answer(task.test)
+        return learner.answer(task.test, labels=task.labels)
 
 
 def run_files(
@@ -218,6 +236,9 @@ def execute_run(
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), CostMeter(instance), *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks))
+    choosing = settings.answers == "labels" or settings.verify_answers > 0
+    for task in (task for task in tasks if choosing and task.labels):
+        label_trie(learner, task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:
@@ -275,7 +296,9 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         },
         "learned": progress.learned,
         "costs": progress.costs,
+        "verified_answers": progress.verified,
         "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
+        "lora_targets": adapted_modules(run.learner.adapter, settings),
         "trainable_weights": len(run.learner.weights),
         "peak_memory_bytes": _peak_memory(run.learner.device),
         "device": _device_name(run.learner.device),
@@ -314,7 +337,7 @@ def _device_name(device: torch.device) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("clbench", "torch", "transformers", "peft", "pluggy"):
+    for package in ("clbench", "torch", "transformers", "peft", "bitsandbytes", "pluggy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -18,6 +18,7 @@ from clbench.tables import rich_sheet, sheet_text
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 PAPER = {  # the recipe of Recurrent-KIF on T5-large
     "backbone": "google-t5/t5-large", "data": "hub", "epochs": 10, "learning_rate": 3e-4, "batch_size": 8, "max_input": 512,
+    "lora_targets": "q,v",
 }  # fmt: skip
 
 
