@@ -142,20 +142,9 @@ def load_backbone(
     return Backbone(name, model, tokenizer, place)
 
 
-def backbone_of(settings: Settings) -> Backbone:
-    """Load the backbone of a run's settings.
-
-    Raises:
-        ClbenchError: as `load_backbone`.
-    """
-    return load_backbone(
-        settings.backbone,
-        settings.device,
-        settings.precision,
-        settings.threads,
-        settings.quantize,
-        settings.trust_remote_code,
-    )
+def load_backbone_of(settings: Settings) -> Backbone:
+    """Load the backbone that the settings describe, as they describe it."""
+    return load_backbone(*settings.backbone_arguments)
 
 
 def _model_class(name: str, config: Any) -> Any:
