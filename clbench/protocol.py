@@ -118,7 +118,8 @@ class Run:
         self.progress.evaluate_seconds.append(seconds)
         for j in which if self.settings.verify_answers else ():
             task = self.tasks[j]
-            counts = count_disagreement(self.learner, task, self.settings.verify_answers, self.ask)
+            metric, rows = self.metrics[task.metric], self.settings.verify_answers
+            counts = count_disagreement(self.learner, task, rows, metric, self.ask)
             if counts is not None:
                 self.progress.verified.append({"after": index, "task": task.name, **counts})
 

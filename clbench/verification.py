@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from .metrics import Metric
 from .seeding import derive_seed
+from .sources import FULL
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -17,11 +19,12 @@ WAYS: tuple[Literal["generate", "labels"], ...] = ("generate", "labels")
 
 
 def count_disagreement(
-    learner: Learner, task: Task, rows: int, ask: Callable[[Task], Sequence[str]]
+    learner: Learner, task: Task, rows: int, metric: Metric, ask: Callable[[Task], Sequence[str]]
 ) -> dict[str, int] | None:
     """Return of how many questions, `rows` at most and the same in every run, the answers differ; None without labels.
 
     Args:
+        metric: the task's; two answers of which one scores 100 against the other do not differ.
         ask: answers a task's questions as the learner's setting `answers` says.
     """
     if not task.labels:
@@ -35,7 +38,8 @@ def count_disagreement(
             found.append(ask(part))
     finally:
         learner.settings = settings
-    return {"rows": len(chosen), "differing": sum(free != label for free, label in zip(*found, strict=True))}
+    differing = sum(metric(free, label) < FULL for free, label in zip(*found, strict=True))
+    return {"rows": len(chosen), "differing": differing}
 
 
 def disagreement_text(record: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from conftest import TINY
 
 from clbench.discovery import find_plugins
 from clbench.leaderboard import make_rows, render
+from clbench.metrics import METRICS, exact_match
 from clbench.protocol import execute_run, run_files
 from clbench.settings import Settings
 from clbench.store import read_record
@@ -62,17 +63,18 @@ def test_disagreement_is_counted_over_the_rows_that_both_ways_answered(make_lear
 
     def ask(task):
         asked.append((learner.settings.answers, task.test))
-        return [f"{learner.settings.answers} {row}" if row < 2 else "same" for row in range(len(task.test))]
+        free = learner.settings.answers == "generate"
+        return ["Good", "good", "Good." if free else "good", "Good news" if free else "Good", "Bad" if free else "Good"]
 
     before = learner.settings
-    assert count_disagreement(learner, toy_tasks[0], 5, ask) == {"rows": 5, "differing": 2}
+    assert count_disagreement(learner, toy_tasks[0], 5, exact_match, ask) == {"rows": 5, "differing": 2}
     assert learner.settings is before
     assert [way for way, _ in asked] == ["generate", "labels"]
     assert asked[0][1] == asked[1][1]
     assert set(asked[0][1]) < set(toy_tasks[0].test)
-    assert count_disagreement(learner, toy_tasks[0], 99, ask)["rows"] == len(toy_tasks[0].test)
-
-    assert count_disagreement(learner, replace(toy_tasks[0], labels=()), 5, ask) is None
+    verbatim = count_disagreement(learner, toy_tasks[0], 5, METRICS["exact_match_verbatim"], ask)
+    assert verbatim == {"rows": 5, "differing": 3}
+    assert count_disagreement(learner, replace(toy_tasks[0], labels=()), 5, exact_match, ask) is None
 
 
 def test_the_disagreement_in_one_line():
