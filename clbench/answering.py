@@ -7,6 +7,7 @@ can be cut into tokens in several ways), and one that is cut short could become 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,8 @@ from .backbone import merged
 from .batches import Encoded, longest_answer
 from .label_trie import LabelStop, LabelTrie, LabelWalk
 from .streams import Example
+
+CPU_PADDING = 512  # tokens in a batch: on a CPU they cost as much as another batch does; on a GPU passes are what costs
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -96,8 +99,8 @@ def answer_in_batches(
     """Return what `ask` answers to batches of questions, in the order of the questions.
 
     A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most `eval_tokens`
-    tokens of prompt and answer, padding included. Where that is too much for the device, the batch is halved, and no later one
-    in the process is as large.
+    tokens of prompt and answer, padding included; on a CPU little of it is padding. Where that is too much for the device, the
+    batch is halved, and no later one in the process is as large.
 
     Args:
         longest: for each question, how many tokens its answer may have.
@@ -109,17 +112,18 @@ def answer_in_batches(
     answers, waiting = [""] * len(encoded), defaultdict(list)
     for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
         waiting[longest[index]].append(index)
+    padding = CPU_PADDING if learner.device.type == "cpu" else math.inf
     learner.model.eval()
     gated = learner.blocks is not None and learner.blocks.gate is not None
     with torch.no_grad(), nullcontext() if gated else merged(learner.model):
         for most, indices in waiting.items():
             while indices:
-                tokens = len(encoded[indices[0]].input_ids) + most
-                size = learner.room.rows(tokens, learner.settings)
+                lengths = [len(encoded[i].input_ids) + most for i in indices[: learner.settings.eval_batch_size]]
+                size = learner.room.rows(lengths, learner.settings, padding)
                 rows = [encoded[index] for index in indices[:size]]
                 found = _unless_out_of_memory(ask, rows, most)
                 if found is None:
-                    learner.room.shrink(len(rows), tokens)
+                    learner.room.shrink(len(rows), lengths[0])
                     clear_device_cache()
                     continue
                 for index, answer in zip(indices[:size], found, strict=True):

@@ -1,6 +1,8 @@
 """How much of a batch fits: limits on the rows and tokens of a batch of questions, which shrink when memory runs out."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import ClbenchError
@@ -16,10 +18,17 @@ class Room:
 
     tokens: float = math.inf
 
-    def rows(self, tokens: int, settings: Settings) -> int:
-        """Return how many rows of so many tokens each a batch takes, at least one."""
-        most = min(self.tokens, settings.eval_tokens)
-        return max(1, min(settings.eval_batch_size, int(most // tokens)))
+    def rows(self, lengths: Sequence[int], settings: Settings, padding: float = math.inf) -> int:
+        """Return how many rows a batch takes of those that wait, at least one.
+
+        Args:
+            lengths: of the waiting rows, in tokens, the longest first.
+            padding: most tokens by which all rows of a batch together may be shorter than the longest.
+        """
+        most = int(min(self.tokens, settings.eval_tokens) // lengths[0])
+        waste = itertools.accumulate(lengths[0] - length for length in lengths[: max(1, most)])
+        little = sum(1 for _ in itertools.takewhile(lambda tokens: tokens <= padding, waste))
+        return max(1, min(settings.eval_batch_size, little))
 
     def shrink(self, rows: int, tokens: int) -> None:
         """Take note that memory ran out with a batch of `rows` rows of `tokens` tokens: half of it is the most from now on.

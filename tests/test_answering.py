@@ -97,12 +97,13 @@ def test_a_batch_ends_when_its_longest_answer_does(make_learner, toy_tasks):
 
 def test_a_batch_has_as_many_rows_as_both_limits_allow():
     settings = Settings(eval_batch_size=8, eval_tokens=100)
-    assert [Room().rows(tokens, settings) for tokens in (1, 12, 13, 50, 100, 101)] == [8, 8, 7, 2, 1, 1]
+    assert [Room().rows([tokens] * 9, settings) for tokens in (1, 12, 13, 50, 100, 101)] == [8, 8, 7, 2, 1, 1]
+    assert [Room().rows([10, 9, 7, 7, 1], settings, padding) for padding in (0, 1, 3, 4, 7, 99)] == [1, 2, 2, 3, 4, 5]
     room = Room()
     room.shrink(7, 13)
     assert room.tokens == 45
-    assert room.rows(13, settings) == 3
-    assert room.rows(90, settings) == 1
+    assert room.rows([13] * 9, settings) == 3
+    assert room.rows([90] * 9, settings) == 1
 
 
 def test_batches_keep_to_the_tokens_that_are_allowed(make_learner, toy_tasks):
