@@ -7,8 +7,9 @@ rounds. The baselines call `generate` of the PEFT model, as a script commonly do
 of a batch, the adapter beside the frozen weights. `unsorted, merged` differs from us in the batches alone. The adapter has been
 trained for some steps, so that answers end as they do in a run; a model of random weights writes `--max-answer` tokens. In
 float32 all answers must be identical, or this fails; in bfloat16 a batch's shape decides ties, and the differing ones are
-counted. Batches of one are asked every eighth question. On a CPU the process's own seconds are taken, so that other work on
-the machine disturbs less.
+counted. Batches of one are asked every eighth question. A toy task's prompts are about as long as one another: what sorting
+saves shows on real text, and what batches save on short prompts. On a CPU the process's own seconds are taken, so that other
+work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from clbench.batches import longest_answer
 from clbench.learner import Learner
 from clbench.settings import resolve_settings
 from clbench.sources import load_tasks
+from clbench.store import slug
 from clbench.streams import Example, Task, find_stream
 
 ENGINE, LABELS = "ours", "ours, --answers labels"
@@ -166,9 +168,13 @@ def main() -> None:
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}x")
     print(f"answers identical: {'all' if not any(other.values()) else other}")
-    content = {"backbone": backbone.name, "data": arguments.data, "rows": rows, "rounds": arguments.rounds}
+    content = {"backbone": backbone.name, "data": slug(arguments.data), "rows": rows, "rounds": arguments.rounds}
+    content |= {"tasks": [task.name for task in tasks], "max_input": settings.max_input}
     content |= {"answers_per_second": rates, "ratios": ratios, "differing": other, "targets": TARGETS}
-    print(f"-> {write_outcome('evaluation', backbone.device, content)}")
+    name = "_".join(
+        filter(None, ["evaluation", arguments.shape, "" if arguments.data == "toy" else slug(arguments.data)])
+    )
+    print(f"-> {write_outcome(name, backbone.device, content)}")
 
 
 if __name__ == "__main__":
