@@ -57,7 +57,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, option in reversed(list_options(Settings).items()):
         if name not in _NAMED_OTHERWISE:
             flag = f"--{name.replace('_', '-')}"
-            shown = f"{option.meaning} [default: {option.default}; a preset may say otherwise]"
+            shown = f"{option.meaning} [{str(option.default).lower()}]"
             alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.type is bool else {}
             command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
@@ -125,7 +125,10 @@ def run(
     log_maps: bool,
     **settings: str | None,
 ) -> None:
-    """Run one method on one or several streams and print the leaderboard."""
+    """Run one method on one or several streams and print the leaderboard.
+
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise.
+    """
     chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
     resolved = [
