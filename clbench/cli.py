@@ -18,10 +18,12 @@ from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
 from .paper_commands import compare, plot, report, reproduce, rescore, show_comparison
+from .preset_commands import presets
 from .runs import Plan, make_runs
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
+from .verification import disagreement_text
 
 RESULTS = "results"
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
@@ -55,12 +57,15 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, option in reversed(list_options(Settings).items()):
         if name not in _NAMED_OTHERWISE:
             flag = f"--{name.replace('_', '-')}"
-            shown = f"{option.meaning} [default: {option.default}; a preset may say otherwise]"
-            command = click.option(flag, name, metavar=_metavar(option), help=shown)(command)
+            shown = f"{option.meaning} [{str(option.default).lower()}]"
+            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.type is bool else {}
+            command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
 
 
 def _metavar(option: Option) -> str:
+    if option.type is bool:
+        return "[true|false]"
     return "|".join(option.choices) if option.choices else option.type.__name__.upper()
 
 
@@ -85,6 +90,7 @@ main.add_command(rescore)
 main.add_command(reproduce)
 main.add_command(plot)
 main.add_command(report)
+main.add_command(presets)
 
 
 @main.command()
@@ -119,7 +125,10 @@ def run(
     log_maps: bool,
     **settings: str | None,
 ) -> None:
-    """Run one method on one or several streams and print the leaderboard."""
+    """Run one method on one or several streams and print the leaderboard.
+
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise.
+    """
     chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
     resolved = [
@@ -329,8 +338,8 @@ def show(record: str, results: Path) -> None:
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)
-    if cost_text(content):
-        console.print(cost_text(content), highlight=False)
+    for text in filter(None, (disagreement_text(content), cost_text(content))):
+        console.print(text, highlight=False)
     learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
     console.print(
         f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,18 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .backbone import Backbone, attach_adapter, merged
+from .answering import choose_labels, generate_answers
+from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
     Encoded,
     accumulation_group,
     collate,
-    longest_answer,
     shuffled_batches,
     sorted_batches,
     target_tokens,
 )
 from .blocks import ADAPTER_FILE, Blocks
+from .checkpointing import set_checkpointing, without_checkpointing
 from .cost import Cost, Stopwatch
 from .samples import SampleSquares
 from .seeding import derive_seed
@@ -60,6 +60,7 @@ class Learner:
         settings: the run's settings.
         stream_length: how many tasks the run's stream has.
         device: where the model is.
+        room: how large a batch of questions may be on that device.
         cost: what the current task has cost so far.
         phase: the latest phase that `training` returned.
     """
@@ -71,8 +72,11 @@ class Learner:
         self.stream_length = stream_length
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
-        self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
+        self.encoder = backbone.encoder(
+            settings.max_input, settings.max_target or settings.max_answer, settings.template
+        )
         self.model = backbone.model
+        self.room = backbone.room
         self.adapter: PeftModel | None = None
         self.blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
@@ -84,18 +88,11 @@ class Learner:
         self._own: frozenset[Example] | None = None
         self._hook = hook
         self._backbone = backbone
-        self._generation = transformers.GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.model.generation_config.eos_token_id,
-            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
-        )
 
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
         self.adapter = attach_adapter(self._backbone, self.settings)
-        self.weights = Weights(self.model)
+        self._train_it()
 
     def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
         """Put a fresh LoRA adapter of several rank blocks on the model and return them; each is scaled as by `add_lora`.
@@ -110,7 +107,7 @@ class Learner:
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
         self.blocks = Blocks(self.model, rank, past)
-        self.weights = Weights(self.model)
+        self._train_it()
         return self.blocks
 
     def add_part(self, name: str, part: nn.Module) -> None:
@@ -120,10 +117,18 @@ class Learner:
         """
         self.model.add_module(name, part.to(self.device))
         self.parts[name] = part
+        self._train_it()
+
+    def _train_it(self) -> None:
+        """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
         self.weights = Weights(self.model)
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, True)
 
     def detach(self) -> None:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, False)
         if self.adapter is not None:
             self.adapter.unload()
         for name in self.parts:
@@ -218,11 +223,13 @@ class Learner:
     def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
 
+        Those at a position are the scores for the label there.
+
         Args:
             weights: as in `loss`.
         """
         scores: Tensor = self._forward(batch, weights).logits
-        return scores
+        return scores[:, -1 - batch.labels.shape[1] : -1] if self._backbone.is_decoder else scores
 
     def _forward(self, batch: Batch, weights: Tensor | None) -> Any:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -232,7 +239,9 @@ class Learner:
             self.cost.forward_rows += len(batch.labels)
             if weights is None:
                 return self.model(**inputs)
-            return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
+            checkpointed = self.settings.gradient_checkpointing  # whose second pass would see the current weights
+            with without_checkpointing(self.model) if checkpointed else nullcontext():
+                return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -275,7 +284,7 @@ class Learner:
             self.model.eval()
             rows = [encoded[i] for i in indices]
             share = sum(len(row.labels) for row in rows) / tokens
-            yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
+            yield self.collate(rows, share)
 
     def training(
         self,
@@ -328,19 +337,23 @@ class Learner:
     def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
         encoded = self.encoder.encode(examples)
         replayed = [self._own is not None and example not in self._own for example in examples]
-        pad_id, micro_batch = self.tokenizer.pad_token_id, self.settings.micro_batch
+        pad_id, micro_batch, left = self.tokenizer.pad_token_id, self.settings.micro_batch, self._backbone.is_decoder
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
             group, rows = (
-                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device),
+                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device, left),
                 iter(indices),
             )
             yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return examples of the method's own choice as one batch."""
-        return collate(self.encoder.encode(examples), self.tokenizer.pad_token_id, self.device)
+        return self.collate(self.encoder.encode(examples))
+
+    def collate(self, rows: Sequence[Encoded], share: float = 1.0) -> Batch:
+        """Return encoded rows as one batch, padded as the model reads it."""
+        return collate(rows, self.tokenizer.pad_token_id, self.device, share, self._backbone.is_decoder)
 
     def answer(
         self,
@@ -348,49 +361,25 @@ class Learner:
         top_k: int | None = None,
         repetition_penalty: float = 1.0,
         max_answer: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[str]:
         """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
 
         An answer ends after `max_answer` tokens of the settings or, without, of its task.
 
         Args:
+            labels: the closed set of right answers, none for free text. Under the setting `answers=labels` the answer is the
+                one of them that the model prefers; otherwise they are not looked at.
             top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
             repetition_penalty: above 1, tokens that stand in the answer already become less likely.
             max_answer: tokens after which every answer ends, whatever settings and task say.
         """
+        if labels and self.settings.answers == "labels":
+            return choose_labels(self, examples, labels)
         drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         if repetition_penalty != 1.0:
             drawn["repetition_penalty"] = repetition_penalty
-        encoded = self.encoder.encode(examples)
-        answers = [""] * len(encoded)
-        self.model.eval()
-        gated = self.blocks is not None and self.blocks.gate is not None
-        with torch.no_grad(), nullcontext() if gated else merged(self.model):
-            for longest, indices in self._answer_batches(examples, encoded, max_answer):
-                batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
-                tokens = self.model.generate(
-                    input_ids=batch.input_ids,
-                    attention_mask=batch.attention_mask,
-                    generation_config=self._generation,
-                    max_new_tokens=longest,
-                    **drawn,
-                )
-                texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                for index, text in zip(indices, texts, strict=True):
-                    answers[index] = text.strip()
-        return answers
-
-    def _answer_batches(
-        self, examples: Sequence[Example], encoded: Sequence[Encoded], most: int | None
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield an answer's length and the examples to be answered with it, long prompts first."""
-        of_length = defaultdict(list)
-        for index, example in enumerate(examples):
-            of_length[most or self.settings.max_answer or longest_answer(example)].append(index)
-        for longest, members in of_length.items():
-            lengths = [len(encoded[index].input_ids) for index in members]
-            for part in sorted_batches(lengths, self.settings.eval_batch_size):
-                yield longest, [members[number] for number in part]
+        return generate_answers(self, examples, max_answer, **drawn)
 
     def notify(self, step: int, steps: int, loss: Tensor) -> None:
         """Tell the watchers that an optimizer step was taken."""

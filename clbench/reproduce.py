@@ -193,8 +193,8 @@ def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequen
 def missing_runs(cells: Sequence[PlannedCell]) -> list[PlannedRun]:
     """Return the runs that are not done, each once, in the order of the table but one backbone after another."""
     found = {run.files.record: run for cell in cells for run in cell.runs if not run.is_done}
-    backbones = list(dict.fromkeys(run.backbone for run in found.values()))
-    return sorted(found.values(), key=lambda run: backbones.index(run.backbone))
+    backbones = list(dict.fromkeys(run.settings.backbone_arguments for run in found.values()))
+    return sorted(found.values(), key=lambda run: backbones.index(run.settings.backbone_arguments))
 
 
 def duration_text(seconds: Sequence[float | None]) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from .errors import ClbenchError
 from .settings import Settings
 from .streams import Stream
+from .verification import disagreement_text
 
 if TYPE_CHECKING:
     from .discovery import Method, Plugins
@@ -26,12 +27,6 @@ class Plan:
     options: Mapping[str, Any]
     stream: Stream
     settings: Settings
-
-    @property
-    def backbone(self) -> tuple[str, str, str, int | None]:
-        """What `load_backbone` is called with."""
-        settings = self.settings
-        return settings.backbone, settings.device, settings.precision, settings.threads
 
 
 def make_runs(
@@ -53,7 +48,7 @@ def make_runs(
         go_on: print why a run failed and go on with the next one, instead of raising.
     """
     from .audit import audit_stream
-    from .backbone import load_backbone
+    from .backbone import load_backbone_of
     from .map_log import MapLog
     from .progress import ProgressDisplay, summarise
     from .protocol import execute_run, run_files
@@ -75,10 +70,11 @@ def make_runs(
             return
         if force:
             files.checkpoint.unlink(missing_ok=True)
-        if plan.backbone != loaded:
+        wanted = settings.backbone_arguments
+        if wanted != loaded:
             backbone = loaded = None  # two at a time may not fit
             with console.status(f"loading backbone {settings.backbone}"):
-                backbone, loaded = load_backbone(*plan.backbone), plan.backbone
+                backbone, loaded = load_backbone_of(settings), wanted
         assert backbone is not None
         watchers: list[object] = [ProgressDisplay(console, f"{plan.method.name}, {stream.name}, seed {settings.seed}")]
         verdict = audit_once(source, stream).verdict
@@ -100,6 +96,8 @@ def make_runs(
             verdict,
         )
         console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+        if disagreement_text(record):
+            console.print(disagreement_text(record), highlight=False)
 
     for number, plan in enumerate(plans, 1):
         if go_on:
