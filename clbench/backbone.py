@@ -22,7 +22,7 @@ from .alpaca import ask_alpaca
 from .batches import Encoder
 from .decoder import read_labels
 from .errors import ClbenchError, one_line
-from .quantization import is_quantized, quantized_storage
+from .quantization import is_quantized, keep_trainable, quantized_storage
 from .room import Room
 from .seeding import derive_seed
 from .settings import Settings
@@ -134,7 +134,9 @@ def load_backbone(
             source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
         )
     tokenizer = load_tokenizer(name, trust_remote_code)
-    if not storage:
+    if storage:
+        keep_trainable(model)
+    else:
         model.to(place)
     model.requires_grad_(False).eval()
     if not config.is_encoder_decoder:

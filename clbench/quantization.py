@@ -41,6 +41,19 @@ def quantized_storage(quantize: str, device: torch.device, dtype: torch.dtype) -
     return {"quantization_config": config, "device_map": {"": device}}
 
 
+def keep_trainable(model: nn.Module) -> None:
+    """Let gradients through 4-bit layers on a CPU after an evaluation as well.
+
+    In evaluation bitsandbytes packs their weights anew, for CPUs with AVX-512, in a form that has no backward pass, and leaves
+    them so (0.50).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(layer: nn.Module) -> bool:
     """Return whether a layer's weight is stored in whole numbers."""
     weight = layer.weight
