@@ -1,4 +1,7 @@
-"""Frozen weights in 8 or 4 bits (bitsandbytes); what is trained beside them stays in float32."""
+"""Frozen weights in 8 or 4 bits (bitsandbytes); what is trained beside them stays in float32.
+
+In 8 bits an answer can depend on its neighbours in a batch: LLM.int8 looks for outliers in all of a batch's activations.
+"""
 
 from importlib.util import find_spec
 from typing import Any
