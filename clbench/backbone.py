@@ -146,14 +146,7 @@ def load_backbone(
 
 def load_backbone_of(settings: Settings) -> Backbone:
     """Load the backbone that the settings describe, as they describe it."""
-    return load_backbone(
-        settings.backbone,
-        settings.device,
-        settings.precision,
-        settings.threads,
-        settings.quantize,
-        settings.trust_remote_code,
-    )
+    return load_backbone(*settings.backbone_arguments)
 
 
 def _model_class(name: str, config: Any) -> Any:

@@ -79,6 +79,7 @@ class Cost:
         rows: rows drawn to be trained on.
         replayed_rows: those of them that are not of the current task.
         harness: the time of the model's passes, the optimizer, the making of batches and the watchers.
+        aside_seconds: the time of what a watcher measured with the model, which is no learning.
     """
 
     harness: Stopwatch
@@ -87,6 +88,7 @@ class Cost:
     backward_batches: int = 0
     rows: int = 0
     replayed_rows: int = 0
+    aside_seconds: float = 0.0
 
     def count_backward(self, _: Tensor) -> None:
         """Count one backward pass; a hook of the loss."""

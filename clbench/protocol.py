@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,16 @@ from .store import SCHEMA_VERSION, RunFiles, write_atomically
 from .streams import Example, Stream, Task
 from .verification import count_disagreement
 
+LEARNER_FILE = "learner.json"  # in the folder of a saved run
+
 
 @dataclass(eq=False)
 class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text. `verified` counts where free answers and labels differ.
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
+    watchers keep, by their names.
     """
 
     scores: list[list[float | None]]
@@ -51,6 +56,7 @@ class Progress:
     evaluate_seconds: list[list[float]] = field(default_factory=list)
     verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
+    logs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -88,10 +94,10 @@ class Run:
             ) from error
         if not torch.isfinite(self.learner.weights.data).all():
             raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; "
-                f"try a learning rate below {self.settings.learning_rate:g}"
+                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
             )
-        self.progress.learn_seconds.append(round(time.perf_counter() - begin, 3))
+        seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
+        self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
@@ -240,13 +246,21 @@ def execute_run(
             run.begin()
             manager.hook.run_stream(run=run)
             if save_adapter:
-                write_atomically(files.adapter, learner.save)
+                write_atomically(files.adapter, partial(_save_learner, learner, method, options))
             record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules), "audit": audit}
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
         learner.detach()
     return record
+
+
+def _save_learner(learner: Learner, method: Method, options: Mapping[str, Any], folder: Path) -> None:
+    """Write the weights, and beside them what `clbench.loading.load_learner` needs to make their learner again."""
+    learner.save(folder)
+    made = {"method": method.name, "options": dict(options), "settings": asdict(learner.settings)}
+    text = json.dumps({**made, "stream_length": learner.stream_length}, indent=1) + "\n"
+    (folder / LEARNER_FILE).write_text(text, "utf-8")
 
 
 def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,11 @@ class Settings:
             raise ClbenchError("--evaluate-on validation needs --validation N, the rows per task to carve out")
 
     @property
+    def backbone_arguments(self) -> tuple[str, str, str, int | None, str, bool]:
+        """What `load_backbone` is called with; two runs with the same arguments share a backbone."""
+        return self.backbone, self.device, self.precision, self.threads, self.quantize, self.trust_remote_code
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """The settings that two runs must share to be averaged."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_RECIPE}
