@@ -139,6 +139,7 @@ def load_backbone(
     else:
         model.to(place)
     model.requires_grad_(False).eval()
+    model.generation_config = _plain_generation(model.generation_config)
     if not config.is_encoder_decoder:
         read_labels(model)
     return Backbone(name, model, tokenizer, place)
@@ -165,6 +166,17 @@ def _model_class(name: str, config: Any) -> Any:
             f"use an encoder-decoder such as T5 or a decoder such as LLaMA"
         )
     return transformers.AutoModelForCausalLM
+
+
+def _plain_generation(own: transformers.GenerationConfig) -> transformers.GenerationConfig:
+    """Return a model's settings for generation without its authors' penalties and beams, which would enter every answer."""
+    return transformers.GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+        forced_bos_token_id=own.forced_bos_token_id,
+    )
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
