@@ -74,6 +74,21 @@ def test_quantised_layers_answer_unmerged_and_stay_as_they_are(quantize, folders
     assert all(torch.equal(part, before[name]) for name, part in learner.model.named_parameters())
 
 
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_an_evaluation_does_not_change_the_gradients(quantize, kind, folders, toy_tasks):
+    learner, _ = learned(folders[kind], toy_tasks, quantize, lora_dropout=0.0)
+    batch, gradients = learner.batch(toy_tasks[0].train[:4]), []
+    for _ in range(2):
+        learner.train_mode()
+        learner.weights.zero_grad()
+        learner.backward(learner.loss(batch))
+        gradients.append(learner.weights.grad.clone())
+        learner.answer(toy_tasks[0].test[:2])
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
 def test_a_run_records_it(clbench, tmp_path, folders):
     given = flags({**TINY_LLAMA, "backbone": folders["llama"], "quantize": "8bit"})
     result = clbench("run", "--method", "rkif", "--stream", "sst-2,agnews", *given, *SMALL)
