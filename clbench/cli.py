@@ -19,7 +19,7 @@ from .options import Option, list_options
 from .own_streams import check_metrics
 from .paper_commands import compare, plot, report, reproduce, rescore, show_comparison
 from .preset_commands import presets
-from .runs import Plan, make_runs
+from .runs import Plan, RunMaker
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -148,8 +148,9 @@ def run(
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
-    plans = [Plan(method, options, one, one_settings) for one, one_settings in resolved]
-    make_runs(console, plans, found, results, force, save_adapter, log_maps)
+    maker = RunMaker(console, found, results, force, save_adapter, log_maps)
+    for one, one_settings in resolved:
+        maker.make(Plan(method, options, one, one_settings))
     show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 
