@@ -29,7 +29,8 @@ class Batch:
     """Padded tensors on the device: `input_ids`, `attention_mask` (batch, input), `labels` (batch, target).
 
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
-    positions of its rows among the examples that a phase was made of.
+    positions of its rows among the examples that a phase was made of, `labelled` those of its labels that the loss counts
+    among its flattened ones (None: not known).
     """
 
     input_ids: Tensor
@@ -37,6 +38,7 @@ class Batch:
     labels: Tensor
     share: float = 1.0
     rows: tuple[int, ...] = ()
+    labelled: Tensor | None = None
 
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""
@@ -149,8 +151,14 @@ def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device, share: f
     inputs = pad([row.input_ids for row in rows], pad_id)
     mask = pad([[1] * len(row.input_ids) for row in rows], 0)
     labels = pad([row.labels for row in rows], IGNORED)
-    inputs, mask, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, mask, labels))
-    return Batch(inputs, mask, labels, share)
+    labelled = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # here, where no device has to be waited for
+    placed = [to_device(tensor, device) for tensor in (inputs, mask, labels, labelled)]
+    return Batch(placed[0], placed[1], placed[2], share, labelled=placed[3])
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device; to a GPU it goes from pinned memory, without waiting for what runs there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def target_tokens(batch: Batch) -> Tensor:

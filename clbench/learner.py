@@ -30,6 +30,8 @@ from .batches import (
 )
 from .blocks import ADAPTER_FILE, Blocks
 from .cost import Cost, Stopwatch
+from .lora import fuse_lora
+from .loss import mean_loss, scoring
 from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
@@ -95,6 +97,7 @@ class Learner:
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
         self.adapter = attach_adapter(self._backbone, self.settings)
+        fuse_lora(self.model)
         self.weights = Weights(self.model)
 
     def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
@@ -210,7 +213,11 @@ class Learner:
             weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
                 are; the loss can be differentiated with respect to it.
         """
-        loss: Tensor = self._forward(batch, weights).loss
+        if batch.labelled is None or not self.model.config.is_encoder_decoder:
+            loss: Tensor = self._forward(batch, weights).loss
+        else:
+            with scoring(self.model, batch.labelled):
+                loss = mean_loss(self._forward(batch, weights, with_loss=False).logits, batch)
         if loss.requires_grad:
             loss.register_hook(self.cost.count_backward)
         return loss
@@ -224,9 +231,13 @@ class Learner:
         scores: Tensor = self._forward(batch, weights).logits
         return scores
 
-    def _forward(self, batch: Batch, weights: Tensor | None) -> Any:
+    def _forward(self, batch: Batch, weights: Tensor | None, with_loss: bool = True) -> Any:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        inputs |= {"labels": batch.labels, "use_cache": False}
+        inputs["use_cache"] = False
+        if with_loss:
+            inputs["labels"] = batch.labels
+        else:
+            inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch.labels)
         with self.cost.harness:
             self.cost.forward_batches += 1
             self.cost.forward_rows += len(batch.labels)

@@ -1,5 +1,7 @@
 """Learner and Training: accumulation, schedule, clipping, merged evaluation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TINY
@@ -168,3 +170,20 @@ def test_an_answer_takes_the_tokens_of_its_task_unless_a_setting_says(make_learn
     assert counts[0] <= 3 < counts[1]  # an untrained model rarely ends by itself
     assert learner.encoder.max_target == 8
     assert make_learner(max_answer=2).answer([long]) == [answers[0]]
+
+
+def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_tasks):
+    learner = make_learner(max_target=8)
+    batch = learner.batch(toy_tasks[1].train[:5])
+    assert len(batch.labelled) < batch.labels.numel(), "targets of different lengths"
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    learner.weights.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    learner.model.eval()
+    theirs, ours = learner.model(**inputs).loss, learner.loss(batch)
+    torch.testing.assert_close(ours, theirs)
+    expected = torch.autograd.grad(theirs, [p for p in learner.model.parameters() if p.requires_grad])
+    learner.weights.zero_grad()
+    learner.backward(ours)
+    torch.testing.assert_close(learner.weights.grad, torch.cat([part.flatten() for part in expected]))
+    unknown = replace(batch, labelled=None)
+    torch.testing.assert_close(learner.loss(unknown), theirs)
