@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from clbench.answering import _generation_config
 from clbench.backbone import load_backbone, merged
 from clbench.batches import collate, longest_answer
 from clbench.learner import Learner
@@ -65,7 +66,7 @@ def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[st
             tokens = module.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=learner._generation,
+                generation_config=_generation_config(learner),
                 max_new_tokens=longest,
             )
             answers += [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

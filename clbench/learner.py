@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .backbone import Backbone, attach_adapter, merged
+from .answering import generate_answers
+from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
-    Encoded,
     accumulation_group,
     collate,
-    longest_answer,
     shuffled_batches,
     sorted_batches,
     target_tokens,
@@ -86,13 +83,6 @@ class Learner:
         self._own: frozenset[Example] | None = None
         self._hook = hook
         self._backbone = backbone
-        self._generation = transformers.GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.model.generation_config.eos_token_id,
-            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
-        )
 
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
@@ -372,36 +362,7 @@ class Learner:
         drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         if repetition_penalty != 1.0:
             drawn["repetition_penalty"] = repetition_penalty
-        encoded = self.encoder.encode(examples)
-        answers = [""] * len(encoded)
-        self.model.eval()
-        gated = self.blocks is not None and self.blocks.gate is not None
-        with torch.no_grad(), nullcontext() if gated else merged(self.model):
-            for longest, indices in self._answer_batches(examples, encoded, max_answer):
-                batch = collate([encoded[i] for i in indices], self.tokenizer.pad_token_id, self.device)
-                tokens = self.model.generate(
-                    input_ids=batch.input_ids,
-                    attention_mask=batch.attention_mask,
-                    generation_config=self._generation,
-                    max_new_tokens=longest,
-                    **drawn,
-                )
-                texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                for index, text in zip(indices, texts, strict=True):
-                    answers[index] = text.strip()
-        return answers
-
-    def _answer_batches(
-        self, examples: Sequence[Example], encoded: Sequence[Encoded], most: int | None
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield an answer's length and the examples to be answered with it, long prompts first."""
-        of_length = defaultdict(list)
-        for index, example in enumerate(examples):
-            of_length[most or self.settings.max_answer or longest_answer(example)].append(index)
-        for longest, members in of_length.items():
-            lengths = [len(encoded[index].input_ids) for index in members]
-            for part in sorted_batches(lengths, self.settings.eval_batch_size):
-                yield longest, [members[number] for number in part]
+        return generate_answers(self, examples, max_answer, **drawn)
 
     def notify(self, step: int, steps: int, loss: Tensor) -> None:
         """Tell the watchers that an optimizer step was taken."""
