@@ -219,7 +219,7 @@ def main() -> None:
 
 def report(work: Work, batches: Sequence[Batch], measured: Mapping[str, list[float]]) -> None:
     """Print medians and ratios, and write them."""
-    backbone, settings = work.backbone, work.settings
+    backbone = work.backbone
     medians = {name: statistics.median(seconds) for name, seconds in measured.items()}
     shape = [round(statistics.mean(sizes)) for sizes in zip(*(batch.input_ids.shape for batch in batches), strict=True)]
     precision = str(backbone.model.dtype).removeprefix("torch.")

@@ -102,6 +102,7 @@ main.add_command(reproduce)
 @results_option
 @click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
 @click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: steps, time, memory, disk.")
 @setting_options
 def run(
     method_name: str,
@@ -114,6 +115,7 @@ def run(
     results: Path,
     force: bool,
     save_adapter: bool,
+    dry_run: bool,
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard."""
@@ -136,8 +138,12 @@ def run(
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
+    if dry_run:
+        from .dry_run import show_dry_run
+
+        return show_dry_run(console, plans, found, method, options, results, force, save_adapter)
     run_all(console, plans, found, method, options, results, force, save_adapter)
-    show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
+    return show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 
 def run_all(
