@@ -9,6 +9,7 @@ import transformers
 from transformers import LlamaConfig, PretrainedConfig, T5Config
 
 from clbench.backbone import EMBEDDED, Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
+from clbench.decoder import read_labels
 from clbench.errors import unknown
 from clbench.settings import Settings
 
@@ -65,6 +66,8 @@ def random_backbone(name: str, device: str, dtype: torch.dtype, reduced: bool = 
     with torch.device(device):
         model = kind.from_config(config, dtype=dtype)
     model.requires_grad_(False).eval()
+    if not config.is_encoder_decoder:
+        read_labels(model)
     shown = f"{name} ({'reduced, ' if reduced else ''}random weights)"
     return Backbone(shown, model, load_tokenizer(EMBEDDED), torch.device(device))
 

@@ -1,8 +1,12 @@
 """clbench: run and compare continual-learning methods on language models."""
 
+import logging
+
 from .errors import ClbenchError
 from .hookspecs import hookimpl
 from .streams import Example, Task
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports, and which reports kernels that it lacks
 
 __version__ = "0.1.0"
 __all__ = ["ClbenchError", "Example", "Task", "hookimpl"]

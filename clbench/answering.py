@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from .backbone import merged
-from .batches import Encoded, collate, longest_answer, sorted_batches
+from .batches import Encoded, longest_answer, sorted_batches
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -30,19 +30,21 @@ def generate_answers(
     """
     encoded = learner.encoder.encode(examples)
     answers = [""] * len(encoded)
-    config = _generation_config(learner)
+    config, decoder = _generation_config(learner), not learner.model.config.is_encoder_decoder
     learner.model.eval()
     gated = learner.blocks is not None and learner.blocks.gate is not None
     with torch.no_grad(), nullcontext() if gated else merged(learner.model):
         for longest, indices in _batches(learner, examples, encoded, most):
-            batch = collate([encoded[i] for i in indices], learner.tokenizer.pad_token_id, learner.device)
+            batch = learner.collate([encoded[i] for i in indices])
             tokens = learner.model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 generation_config=config,
                 max_new_tokens=longest,
-                **generation,
+                **_without_prompt(generation, batch.input_ids.shape[1] if decoder else 0),
             )
+            if decoder:
+                tokens = tokens[:, batch.input_ids.shape[1] :]  # the prompt comes first
             texts = learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = text.strip()
@@ -51,13 +53,26 @@ def generate_answers(
 
 def _generation_config(learner: Learner) -> transformers.GenerationConfig:
     own = learner.model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]
     return transformers.GenerationConfig(
         do_sample=False,
         num_beams=1,
         pad_token_id=learner.tokenizer.pad_token_id,
-        eos_token_id=own.eos_token_id,
+        eos_token_id=ends,
         decoder_start_token_id=own.decoder_start_token_id,
     )
+
+
+def _without_prompt(generation: Mapping[str, Any], prompt: int) -> dict[str, Any]:
+    """Let a repetition penalty count an answer's own tokens only, and not the `prompt` tokens that a decoder has before it."""
+    if not prompt or "repetition_penalty" not in generation:
+        return dict(generation)
+    others = {name: value for name, value in generation.items() if name != "repetition_penalty"}
+    penalty = transformers.RepetitionPenaltyLogitsProcessor(
+        generation["repetition_penalty"], prompt_ignore_length=prompt
+    )
+    return {**others, "logits_processor": transformers.LogitsProcessorList([penalty])}
 
 
 def _batches(

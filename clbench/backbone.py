@@ -1,7 +1,7 @@
 """Load a language model and its tokenizer (embedded, local folder, Hugging Face hub) and attach the LoRA adapter."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,14 +10,21 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
+from .alpaca import ask_alpaca
 from .batches import Encoder
+from .decoder import read_labels
 from .errors import ClbenchError, one_line
+from .quantization import is_quantized, quantized_storage
 from .seeding import derive_seed
 from .settings import Settings
+from .streams import Example
 from .token_cache import TokenCache, cache_folder
 
 EMBEDDED = "mini"
@@ -25,22 +32,38 @@ EMBEDDED = "mini"
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen pre-trained encoder-decoder and its tokenizer; loaded once, shared by the runs of a process."""
+    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process."""
 
     name: str
     model: Any
     tokenizer: Any
     device: torch.device
-    _encoders: dict[tuple[int, int | None], Encoder] = field(default_factory=dict, repr=False)
+    _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
-    def encoder(self, max_input: int, max_target: int | None) -> Encoder:
-        """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice."""
-        key = (max_input, max_target)
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model has no encoder: it reads prompt and answer as one sequence."""
+        return not self.model.config.is_encoder_decoder
+
+    def encoder(self, max_input: int, max_target: int | None, template: str = "auto") -> Encoder:
+        """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice.
+
+        Args:
+            template: the prompt's form: plain, alpaca, or auto (alpaca for a decoder).
+        """
+        key = (max_input, max_target, template)
         if key not in self._encoders:
             folder = cache_folder()
             cache = TokenCache(folder, self.tokenizer) if folder is not None else None
-            self._encoders[key] = Encoder(self.tokenizer, max_input, max_target, cache)
+            wrap = prompt_form(template, self.is_decoder)
+            end = self.tokenizer.eos_token_id if self.is_decoder else None
+            self._encoders[key] = Encoder(self.tokenizer, max_input, max_target, cache, wrap, end)
         return self._encoders[key]
+
+
+def prompt_form(template: str, is_decoder: bool) -> Callable[[Example], Example] | None:
+    """Return what puts an example into the form of a template; None for the plain one."""
+    return ask_alpaca if template == "alpaca" or (template == "auto" and is_decoder) else None
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,45 +89,90 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def load_backbone(name: str, device: str = "auto", precision: str = "auto", threads: int | None = None) -> Backbone:
-    """Load a backbone by name: 'mini', a local folder, or a hub id. No code from the hub is executed.
+def load_backbone(
+    name: str,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    quantize: str = "none",
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a backbone by name: 'mini', a local folder, or a hub id; an encoder-decoder or a decoder.
 
     Args:
         threads: CPU threads of the process from now on; None leaves them as they are.
+        quantize: store the linear layers in '8bit' or '4bit' (bitsandbytes), or 'none'.
+        trust_remote_code: run Python code that comes with the model; without, none is executed.
 
     Raises:
-        ClbenchError: the model is not there, is unreadable, or is no encoder-decoder.
+        ClbenchError: the model is not there, is unreadable, or cannot write answers; no quantisation on this device.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
-    place = choose_device(device)
-    source = _locate(name)
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-        if not config.is_encoder_decoder:
-            raise ClbenchError(f"backbone '{name}' is a {config.model_type} decoder; use an encoder-decoder such as T5")
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, dtype=choose_dtype(precision, place))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _not_found(name, error) from error
-    tokenizer = load_tokenizer(name)
-    model.requires_grad_(False).to(place).eval()
+    place, source = choose_device(device), _locate(name)
+    dtype = choose_dtype(precision, place)
+    storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
+    with _plain_errors(name):
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = _model_class(name, config).from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
+        )
+    tokenizer = load_tokenizer(name, trust_remote_code)
+    if not storage:
+        model.to(place)
+    model.requires_grad_(False).eval()
+    if not config.is_encoder_decoder:
+        read_labels(model)
     return Backbone(name, model, tokenizer, place)
 
 
-def load_tokenizer(name: str) -> Any:
-    """Load a backbone's tokenizer alone.
+def load_backbone_of(settings: Settings) -> Backbone:
+    """Load the backbone that the settings describe, as they describe it."""
+    return load_backbone(
+        settings.backbone,
+        settings.device,
+        settings.precision,
+        settings.threads,
+        settings.quantize,
+        settings.trust_remote_code,
+    )
+
+
+def _model_class(name: str, config: Any) -> Any:
+    """Return the class to load a model with.
 
     Raises:
-        ClbenchError: it is not there, or is unreadable.
+        ClbenchError: the model is an encoder alone (BERT), or no language model.
+    """
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    encoders, decoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not remote and (config.model_type in encoders or config.model_type not in decoders):
+        raise ClbenchError(
+            f"backbone '{name}' is a {config.model_type} model, which cannot write answers; "
+            f"use an encoder-decoder such as T5 or a decoder such as LLaMA"
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
+    """Load a backbone's tokenizer alone; where it has no padding token (LLaMA), the end token stands in for it.
+
+    Raises:
+        ClbenchError: it is not there, is unreadable, or lacks what is needed.
     """
     transformers.utils.logging.set_verbosity_error()
-    source = _locate(name)
-    try:
-        return transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _not_found(name, error) from error
+    with _plain_errors(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_locate(name), trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None or not tokenizer.is_fast:
+        lack = "is not a fast one" if not tokenizer.is_fast else "has no end token"
+        raise ClbenchError(f"backbone '{name}': its tokenizer {lack}; save one with it in the model's folder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever stands there
+    return tokenizer
 
 
 def _locate(name: str) -> str:
@@ -113,11 +181,24 @@ def _locate(name: str) -> str:
     return str(files("clbench") / EMBEDDED) if name == EMBEDDED else name
 
 
-def _not_found(name: str, error: Exception) -> ClbenchError:
-    return ClbenchError(
-        f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
-        f"({one_line(error)})"
-    )
+@contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises about a model into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            message = (
+                f"backbone '{name}' is gated: accept its terms at https://huggingface.co/{name} and `hf auth login`"
+            )
+        elif "trust_remote_code" in str(error):
+            message = f"backbone '{name}' needs code that comes with it: read it, then give --trust-remote-code"
+        else:
+            message = (
+                f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
+                f"({one_line(error)})"
+            )
+        raise ClbenchError(message) from error
 
 
 def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
@@ -127,12 +208,13 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
         ClbenchError: the model has no module of the names in `lora_targets`.
     """
     targets = settings.lora_targets
+    names: Any = {"auto": None, "all-linear": targets}  # None: PEFT knows the architecture's attention layers
     config = LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
+        task_type=TaskType.CAUSAL_LM if backbone.is_decoder else TaskType.SEQ_2_SEQ_LM,
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=targets if targets == "all-linear" else [part.strip() for part in targets.split(",")],
+        target_modules=names.get(targets, [part.strip() for part in targets.split(",")]),
     )
     torch.manual_seed(derive_seed(settings.seed, "adapter"))
     try:
@@ -140,17 +222,31 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
             return get_peft_model(backbone.model, config)
     except ValueError as error:
-        linear = {name.split(".")[-1] for name, part in backbone.model.named_modules() if isinstance(part, nn.Linear)}
+        parts = backbone.model.named_modules()
+        linear = {name.split(".")[-1] for name, part in parts if isinstance(part, (nn.Linear, Conv1D))}
         raise ClbenchError(
             f"lora_targets '{targets}' does not fit backbone '{backbone.name}' "
             f"(its linear modules: {', '.join(sorted(linear))}; or all-linear): {one_line(error)}"
         ) from None
 
 
+def adapted_modules(adapter: PeftModel | None, settings: Settings) -> str | None:
+    """Return the names of the modules with LoRA, as `lora_targets` has them, 'auto' resolved; None without an adapter."""
+    if adapter is None or settings.lora_targets != "auto":
+        return None if adapter is None else settings.lora_targets
+    found = adapter.peft_config[adapter.active_adapter].target_modules
+    return found if isinstance(found, str) else ",".join(sorted(found))
+
+
 @contextmanager
 def merged(model: PeftModel) -> Iterator[None]:
-    """Fold the adapter into the frozen weights for the duration of a block; restore the very same tensors after it."""
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    """Fold the adapter into the frozen weights for the duration of a block; restore the very same tensors after it.
+
+    Quantised layers stay as they are, with the adapter beside them: their weights could not take it up exactly.
+    """
+    layers = [
+        part for part in model.modules() if isinstance(part, LoraLayer) and not is_quantized(part.get_base_layer())
+    ]
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:
         for layer in layers:

@@ -1,6 +1,6 @@
 """Text to tensors: tokenise once, shorten the passage and keep the closing "Answer:", bucket by length, collate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ BUCKET = 16  # batches that are sorted by length together, within a shuffled epo
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids, both sequences closed by the end token."""
+    """One example as token ids. The labels are closed by the end token; for an encoder the prompt is as well."""
 
     input_ids: list[int]
     labels: list[int]
@@ -28,6 +28,7 @@ class Encoded:
 class Batch:
     """Padded tensors on the device: `input_ids`, `attention_mask` (batch, input), `labels` (batch, target).
 
+    Encoder-decoders and decoders take the same batches; a decoder's prompts are padded on the left, all else on the right.
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
     positions of its rows among the examples that a phase was made of, `labelled` those of its labels that the loss counts
     among its flattened ones (None: not known).
@@ -50,13 +51,17 @@ class Batch:
 class Encoder:
     """Turn examples into token ids; each example is tokenised once in the encoder's life.
 
-    `max_target` None leaves the length of a target to its example (`longest_answer`).
+    `max_target` None leaves the length of a target to its example (`longest_answer`). `wrap` puts an example into the form in
+    which the model is asked. `end` is the token that closes a decoder's targets, and no prompt; None leaves closing both to
+    the tokenizer.
     """
 
     tokenizer: Any
     max_input: int
     max_target: int | None
     cache: TokenCache | None = None
+    wrap: Callable[[Example], Example] | None = None
+    end: int | None = None
     _known: dict[Example, Encoded] = field(default_factory=dict, repr=False)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -72,10 +77,11 @@ class Encoder:
 
     def _read_or_make(self, examples: Sequence[Example]) -> list[Encoded]:
         longest = [self.max_target or longest_answer(example) for example in examples]
+        examples = [self.wrap(example) for example in examples] if self.wrap else examples
         if self.cache is None:
             return self._make(examples, longest)
         texts = [(e.head, e.passage, e.tail, e.target, most) for e, most in zip(examples, longest, strict=True)]
-        key = [self.max_input, texts]
+        key = [self.max_input, self.end, texts]
         lists = self.cache.load(key, 2 * len(examples))
         if lists is not None:
             return [Encoded(*pair) for pair in zip(lists[::2], lists[1::2], strict=True)]
@@ -85,13 +91,22 @@ class Encoder:
 
     def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
         prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True)
-        targets = self.tokenizer([example.target for example in examples])["input_ids"]
+        targets = self._targets([example.target for example in examples])
         return [
-            Encoded(shorten(ids, offsets, example, self.max_input), shorten_target(target, most))
+            Encoded(self._open(shorten(ids, offsets, example, self.max_input)), shorten_target(target, most))
             for ids, offsets, example, target, most in zip(
                 prompts["input_ids"], prompts["offset_mapping"], examples, targets, longest, strict=True
             )
         ]
+
+    def _targets(self, texts: list[str]) -> list[list[int]]:
+        if self.end is None:
+            return self.tokenizer(texts)["input_ids"]
+        return [[*ids, self.end] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def _open(self, prompt: list[int]) -> list[int]:
+        """Return a decoder's prompt without the end token that some tokenizers add: the answer goes on from it."""
+        return prompt[:-1] if self.end is not None and prompt[-1:] == [self.end] else prompt
 
 
 def shorten(ids: list[int], offsets: Sequence[tuple[int, int]], example: Example, most: int) -> list[int]:
@@ -146,11 +161,23 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
         yield order[begin : begin + batch_size]
 
 
-def collate(rows: Sequence[Encoded], pad_id: int, device: torch.device, share: float = 1.0) -> Batch:
-    """Return the rows as one padded batch on the device."""
-    inputs = pad([row.input_ids for row in rows], pad_id)
-    mask = pad([[1] * len(row.input_ids) for row in rows], 0)
-    labels = pad([row.labels for row in rows], IGNORED)
+def collate(
+    rows: Sequence[Encoded],
+    pad_id: int,
+    device: torch.device,
+    share: float = 1.0,
+    left: bool = False,
+    multiple: int = 1,
+) -> Batch:
+    """Return the rows as one batch on the device.
+
+    Args:
+        left: the inputs are padded on the left (decoders), not on the right.
+        multiple: what the length of the inputs is a multiple of; that of the labels, which are short, of at most 8.
+    """
+    inputs = pad([row.input_ids for row in rows], pad_id, left, multiple)
+    mask = pad([[1] * len(row.input_ids) for row in rows], 0, left, multiple)
+    labels = pad([row.labels for row in rows], IGNORED, multiple=min(multiple, 8))
     labelled = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # here, where no device has to be waited for
     placed = [to_device(tensor, device) for tensor in (inputs, mask, labels, labelled)]
     return Batch(placed[0], placed[1], placed[2], share, labelled=placed[3])
@@ -166,17 +193,24 @@ def target_tokens(batch: Batch) -> Tensor:
     return (batch.labels != IGNORED).sum()
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    """Return the rows as one (rows, longest) tensor of int64, filled up on the right."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+def pad(rows: Sequence[Sequence[int]], filler: int, left: bool = False, multiple: int = 1) -> Tensor:
+    """Return the rows as one (rows, length) tensor of int64, filled up on the right or left to a multiple."""
+    longest = -(-max(map(len, rows)) // multiple) * multiple
+    fillers = [[filler] * (longest - len(row)) for row in rows]
+    return torch.tensor([[*more, *row] if left else [*row, *more] for row, more in zip(rows, fillers, strict=True)])
 
 
 def accumulation_group(
-    rows: Sequence[Encoded], micro_batch: int | None, pad_id: int, device: torch.device
+    rows: Sequence[Encoded],
+    micro_batch: int | None,
+    pad_id: int,
+    device: torch.device,
+    left: bool = False,
+    multiple: int = 1,
 ) -> list[Batch]:
-    """Return the micro-batches of one optimizer step; their shares add up to 1."""
+    """Return the micro-batches of one optimizer step; their shares add up to 1. `left`, `multiple`: as in `collate`."""
     size = micro_batch or len(rows)
     tokens = sum(len(row.labels) for row in rows)
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return [collate(part, pad_id, device, sum(len(row.labels) for row in part) / tokens) for part in parts]
+    shares = [sum(len(row.labels) for row in part) / tokens for part in parts]
+    return [collate(part, pad_id, device, share, left, multiple) for part, share in zip(parts, shares, strict=True)]

@@ -19,6 +19,7 @@ from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
 from .paper_commands import compare, reproduce, rescore, show_comparison
+from .preset_commands import presets
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -59,7 +60,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if name not in _NAMED_OTHERWISE:
             flag = f"--{name.replace('_', '-')}"
             shown = f"{option.meaning} [default: {option.default}; a preset may say otherwise]"
-            command = click.option(flag, name, metavar=_metavar(option), help=shown)(command)
+            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.type is bool else {}
+            command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
 
 
@@ -86,6 +88,7 @@ main.add_command(audit)
 main.add_command(compare)
 main.add_command(rescore)
 main.add_command(reproduce)
+main.add_command(presets)
 
 
 @main.command()
@@ -158,7 +161,7 @@ def run_all(
 ) -> None:
     """Run the plans one after another in this process; finished ones are skipped unless `force`."""
     from .audit import audit_stream
-    from .backbone import load_backbone
+    from .backbone import load_backbone_of
     from .progress import ProgressDisplay, summarise
     from .protocol import execute_run, run_files
     from .sources import Selection, make_tasks, open_source
@@ -178,7 +181,7 @@ def run_all(
             files.checkpoint.unlink(missing_ok=True)
         if backbone is None:
             with console.status(f"loading backbone {settings.backbone}"):
-                backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
+                backbone = load_backbone_of(settings)
         display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
         verdict = audit_once(source, stream).verdict
         if verdict["errors"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import unknown
-from .leaderboard import STREAM_TITLES, Row, changed_options, format_score
+from .leaderboard import STREAM_TITLES, Row, format_score, options_text
 from .ledger import Published
 from .store import slug
 from .tables import Sheet
@@ -61,7 +61,7 @@ def differences(row: Row, entry: Published) -> list[str]:
         name: value for name, value in record.get("changed_options", {}).items() if entry.options.get(name) != value
     }
     if changed:
-        found.append(f"ours with {changed_options({'changed_options': changed})}")
+        found.append(f"ours with {options_text(changed)}")
     if entry.copied:
         found.append("copied there from another paper")
     if entry.second_hand:
@@ -92,13 +92,14 @@ def _recipe(record: Record, entry: Published) -> list[str]:
     settings, protocol = record["settings"], entry.protocol
     if protocol == type(protocol)(protocol.name, protocol.title):
         return ["their recipe not stated"]
+    targets = record.get("lora_targets") or settings["lora_targets"]  # the setting may be 'auto'
     compared = [
         (settings["epochs"], protocol.epochs, "{}, not {} epochs"),
         (settings["learning_rate"], protocol.learning_rate, "lr {:g}, not {:g}"),
         (settings["batch_size"], protocol.batch_size, "batch {}, not {}"),
         (settings["max_input"], protocol.max_input, "input {}, not {} tokens"),
         (settings["lora_rank"], protocol.lora_rank, "rank {}, not {}"),
-        (settings["lora_targets"], entry.settings.get("lora_targets", protocol.lora_targets), "LoRA on {}, not {}"),
+        (targets, entry.settings.get("lora_targets", protocol.lora_targets), "LoRA on {}, not {}"),
     ]
     found = [text.format(ours, theirs) for ours, theirs, text in compared if theirs is not None and ours != theirs]
     if settings.get("evaluate_on") == "validation":

@@ -20,10 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from .backbone import Backbone, load_backbone
+from .backbone import Backbone, load_backbone_of
 from .checkpoint import load_checkpoint
 from .errors import ClbenchError
 from .hookspecs import hookimpl
+from .learner import Learner
 from .metrics import cells_to_evaluate
 from .protocol import execute_run, run_files
 from .sources import Selection, make_tasks, open_source
@@ -31,7 +32,6 @@ from .store import RunFiles, read_record
 
 if TYPE_CHECKING:
     from .discovery import Method, Plugins
-    from .learner import Learner
     from .settings import Settings
     from .streams import Example, Stream, Task
 
@@ -162,7 +162,7 @@ def show_dry_run(
     if pending:
         settings = pending[0].settings
         with console.status(f"loading backbone {settings.backbone}"):
-            backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
+            backbone = load_backbone_of(settings)
         try:
             for plan in pending:
                 kind = replace(plan.settings, stream="", seed=0)
@@ -268,8 +268,7 @@ def _cut(plan: Plan, backbone: Backbone) -> list[Task]:
 
 
 def _lengths(rows: Sequence[Example], backbone: Backbone, settings: Settings) -> list[int]:
-    encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
-    return [len(row.input_ids) for row in encoder.encode(rows)]
+    return [len(row.input_ids) for row in Learner(backbone, settings).encoder.encode(rows)]
 
 
 def _tokens(rows: Sequence[Example], backbone: Backbone, settings: Settings) -> float:

@@ -143,7 +143,12 @@ def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) 
     """
     changed, method = record.get("changed_options", {}), record["method"]
     shown = {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+    return options_text(shown)
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Return options as text: 'base=lorareplay, frozen=0.2'."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:

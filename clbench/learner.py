@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from .answering import generate_answers
 from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
+    Encoded,
     accumulation_group,
     collate,
     shuffled_batches,
@@ -26,9 +28,11 @@ from .batches import (
     target_tokens,
 )
 from .blocks import ADAPTER_FILE, Blocks
+from .checkpointing import set_checkpointing, without_checkpointing
+from .compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from .cost import Cost, Stopwatch
 from .lora import fuse_lora
-from .loss import mean_loss, scoring
+from .loss import batch_loss, scores_of_labels
 from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
@@ -70,7 +74,9 @@ class Learner:
         self.stream_length = stream_length
         self.device = backbone.device
         self.tokenizer = backbone.tokenizer
-        self.encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
+        self.encoder = backbone.encoder(
+            settings.max_input, settings.max_target or settings.max_answer, settings.template
+        )
         self.model = backbone.model
         self.adapter: PeftModel | None = None
         self.blocks: Blocks | None = None
@@ -83,12 +89,14 @@ class Learner:
         self._own: frozenset[Example] | None = None
         self._hook = hook
         self._backbone = backbone
+        self._compiled: CompiledLoss | GraphedLoss | None = None
+        check_compile(settings, self.device)
 
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
         self.adapter = attach_adapter(self._backbone, self.settings)
         fuse_lora(self.model)
-        self.weights = Weights(self.model)
+        self._train_it()
 
     def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
         """Put a fresh LoRA adapter of several rank blocks on the model and return them; each is scaled as by `add_lora`.
@@ -103,7 +111,7 @@ class Learner:
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
         self.blocks = Blocks(self.model, rank, past)
-        self.weights = Weights(self.model)
+        self._train_it()
         return self.blocks
 
     def add_part(self, name: str, part: nn.Module) -> None:
@@ -113,10 +121,20 @@ class Learner:
         """
         self.model.add_module(name, part.to(self.device))
         self.parts[name] = part
+        self._train_it()
+
+    def _train_it(self) -> None:
+        """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
         self.weights = Weights(self.model)
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, True)
+        unchanging = self.blocks is None and not self.parts  # what the model computes does not change between tasks
+        self._compiled = compiled_loss(self.settings.compile, self.model, self.weights if unchanging else None)
 
     def detach(self) -> None:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
+        if self.settings.gradient_checkpointing:
+            set_checkpointing(self.model, False)
         if self.adapter is not None:
             self.adapter.unload()
         for name in self.parts:
@@ -124,7 +142,7 @@ class Learner:
         for handle in self.hooks:
             handle.remove()
         self.hooks.clear()
-        self.adapter, self.blocks, self.parts, self.phase = None, None, {}, None
+        self.adapter, self.blocks, self.parts, self.phase, self._compiled = None, None, {}, None, None
 
     def another(self, **changes: Any) -> Learner:
         """Return a bare learner on the same backbone, in the same task and counting into its cost.
@@ -203,11 +221,10 @@ class Learner:
             weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
                 are; the loss can be differentiated with respect to it.
         """
-        if batch.labelled is None or not self.model.config.is_encoder_decoder:
-            loss: Tensor = self._forward(batch, weights).loss
-        else:
-            with scoring(self.model, batch.labelled):
-                loss = mean_loss(self._forward(batch, weights, with_loss=False).logits, batch)
+        with self._counting(batch):
+            loss = self._compiled(batch) if self._compiled is not None and weights is None else None
+            if loss is None:
+                loss = batch_loss(self.model, self._call(weights), batch, choose=self._compiled is None)
         if loss.requires_grad:
             loss.register_hook(self.cost.count_backward)
         return loss
@@ -215,25 +232,32 @@ class Learner:
     def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
 
+        Those at a position are the scores for the label there.
+
         Args:
             weights: as in `loss`.
         """
-        scores: Tensor = self._forward(batch, weights).logits
-        return scores
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        with self._counting(batch):
+            return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
 
-    def _forward(self, batch: Batch, weights: Tensor | None, with_loss: bool = True) -> Any:
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        inputs["use_cache"] = False
-        if with_loss:
-            inputs["labels"] = batch.labels
-        else:
-            inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch.labels)
+    @contextmanager
+    def _counting(self, batch: Batch) -> Iterator[None]:
         with self.cost.harness:
             self.cost.forward_batches += 1
             self.cost.forward_rows += len(batch.labels)
-            if weights is None:
-                return self.model(**inputs)
-            return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
+            yield
+
+    def _call(self, weights: Tensor | None) -> Callable[..., Any]:
+        if weights is None:
+            return self.model
+
+        def call(**inputs: Any) -> Any:
+            checkpointed = self.settings.gradient_checkpointing  # whose second pass would see the current weights
+            with without_checkpointing(self.model) if checkpointed else nullcontext():
+                return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
+
+        return call
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -276,7 +300,7 @@ class Learner:
             self.model.eval()
             rows = [encoded[i] for i in indices]
             share = sum(len(row.labels) for row in rows) / tokens
-            yield collate(rows, self.tokenizer.pad_token_id, self.device, share)
+            yield self.collate(rows, share)
 
     def training(
         self,
@@ -329,19 +353,21 @@ class Learner:
     def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
         encoded = self.encoder.encode(examples)
         replayed = [self._own is not None and example not in self._own for example in examples]
-        pad_id, micro_batch = self.tokenizer.pad_token_id, self.settings.micro_batch
+        settings, pad_id, left = self.settings, self.tokenizer.pad_token_id, self._backbone.is_decoder
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
-            group, rows = (
-                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device),
-                iter(indices),
-            )
+            chosen, rows = [encoded[i] for i in indices], iter(indices)
+            group = accumulation_group(chosen, settings.micro_batch, pad_id, self.device, left, settings.padding)
             yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return examples of the method's own choice as one batch."""
-        return collate(self.encoder.encode(examples), self.tokenizer.pad_token_id, self.device)
+        return self.collate(self.encoder.encode(examples))
+
+    def collate(self, rows: Sequence[Encoded], share: float = 1.0) -> Batch:
+        """Return encoded rows as one batch, padded as the model reads it."""
+        return collate(rows, self.tokenizer.pad_token_id, self.device, share, self._backbone.is_decoder)
 
     def answer(
         self,

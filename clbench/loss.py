@@ -1,16 +1,49 @@
-"""The loss of a batch, from scores of those target positions alone that have a label: the vocabulary is wide."""
+"""The loss of a batch: the mean cross-entropy over its target tokens, in float32 whatever the model's type."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from .batches import Batch
+from .batches import IGNORED, Batch
+
+Call = Callable[..., Any]  # a model, called with its inputs by name
+
+
+def batch_loss(model: Any, call: Call, batch: Batch, choose: bool = True) -> Tensor:
+    """Return the loss of a batch, a scalar with its graph.
+
+    Args:
+        model: the model that `call` calls, with whatever weights.
+        choose: score only the positions that have a label, where the batch knows them: the vocabulary is wide.
+    """
+    if batch.labelled is None or not choose or not model.config.is_encoder_decoder:
+        return full_loss(call, batch.input_ids, batch.attention_mask, batch.labels)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch.labels)
+    with scoring(model, batch.labelled):
+        scores = call(**inputs).logits
+    return functional.cross_entropy(scores.float(), batch.labels.flatten()[batch.labelled])
+
+
+def full_loss(call: Call, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss from the scores of all target positions: the same operations for all batches of a shape."""
+    scores = call(input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False).logits
+    wanted = scores_of_labels(scores, labels).flatten(0, 1).float()
+    return functional.cross_entropy(wanted, labels.flatten(), ignore_index=IGNORED)
+
+
+def scores_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the scores for each label, shape (batch, target, vocabulary), from those that the model returned.
+
+    A decoder returns at least one more: its last one follows the last label.
+    """
+    length = labels.shape[1]
+    return scores if scores.shape[1] == length else scores[:, -1 - length : -1]
 
 
 @contextmanager
@@ -25,9 +58,3 @@ def scoring(model: Any, positions: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def mean_loss(scores: Tensor, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy, a float32 scalar, of the scores (positions, vocabulary) of the labelled positions."""
-    assert batch.labelled is not None
-    return functional.cross_entropy(scores.float(), batch.labels.flatten()[batch.labelled])

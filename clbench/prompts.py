@@ -1,4 +1,4 @@
-"""Soft prompts: learned vectors among an encoder's embedded tokens, in training and in generation alike."""
+"""Soft prompts: learned vectors among a prompt's embedded tokens, in training and in generation alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import ClbenchError
+from .decoder import Call, is_reading, positions
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -17,27 +17,40 @@ Vectors = Callable[[Tensor, Tensor], Tensor]
 
 
 def hook_prompt(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
-    """Put vectors before or after the tokens of every input that the model reads from now on, until `detach`.
+    """Put vectors before or after the tokens of every prompt that the model reads from now on, until `detach`.
 
-    After means directly after a row's last token: its padding moves behind the vectors, so that the distance between
-    tokens and vectors, and with it the answer, does not depend on a row's neighbours.
+    After means directly after a row's last token, and with a decoder before its answer: a row's padding moves out of the way,
+    so that the distance between tokens and vectors, and with it the answer, does not depend on a row's neighbours.
 
     Args:
-        vectors: from token ids and mask (batch, tokens), padding on the right, to vectors (batch, length, width).
-
-    Raises:
-        ClbenchError: the model is a decoder without encoder.
+        vectors: from token ids and mask (batch, tokens) to vectors (batch, length, width).
     """
-    if not learner.model.config.is_encoder_decoder:
-        raise ClbenchError("soft prompts need an encoder-decoder such as T5")
+    if learner.model.config.is_encoder_decoder:
+        _hook_encoder(learner, vectors, where)
+    else:
+        _hook_decoder(learner, vectors, where)
 
-    def embed(encoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+
+def hook_reading(learner: Learner, look: Callable[[Tensor, Tensor], None]) -> None:
+    """Call `look(ids, mask)` with every batch of prompts just before the model reads it, until `detach`."""
+
+    def show(reader: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if is_reading(named):
+            ids, mask = named["input_ids"], named.get("attention_mask")
+            look(ids, torch.ones_like(ids) if mask is None else mask)  # without padding, generation gives no mask
+
+    reader = learner.model.get_encoder() if learner.model.config.is_encoder_decoder else learner.model
+    learner.hooks.append(reader.register_forward_pre_hook(show, with_kwargs=True, prepend=True))
+
+
+def _hook_encoder(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
+    def embed(encoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
         ids, mask = named["input_ids"], named["attention_mask"]
         prompt, tokens = vectors(ids, mask), learner.model.get_input_embeddings()(ids)
         embedded, seen = insert(tokens, prompt.to(tokens.dtype), mask, where)
         return arguments, {**named, "input_ids": None, "inputs_embeds": embedded, "attention_mask": seen}
 
-    def widen(decoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    def widen(decoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
         mask = named["encoder_attention_mask"]
         length = named["encoder_hidden_states"].shape[1] - mask.shape[1]
         return arguments, {**named, "encoder_attention_mask": torch.cat([mask.new_ones(len(mask), length), mask], 1)}
@@ -45,6 +58,32 @@ def hook_prompt(learner: Learner, vectors: Vectors, where: Literal["before", "af
     encoder, decoder = learner.model.get_encoder(), learner.model.get_decoder()
     learner.hooks.append(encoder.register_forward_pre_hook(embed, with_kwargs=True))
     learner.hooks.append(decoder.register_forward_pre_hook(widen, with_kwargs=True))
+
+
+def _hook_decoder(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
+    """Padding is on the left, so that a prompt ends in one column, and all that comes after it counts."""
+    length = 0
+
+    def embed(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
+        nonlocal length
+        ids, mask = named["input_ids"], named.get("attention_mask")
+        changed: dict[str, Any] = {}
+        if reading := is_reading(named):
+            mask = torch.ones_like(ids) if mask is None else mask  # without padding, generation gives no mask
+            prompt, tokens = vectors(ids, mask), learner.model.get_input_embeddings()(ids)
+            length, parts = prompt.shape[1], [prompt.to(tokens.dtype), tokens]
+            embedded = torch.cat(parts if where == "before" else parts[::-1], 1)
+            changed = {"input_ids": None, "inputs_embeds": embedded}
+        if mask is not None:
+            ones = mask.new_ones(len(mask), length)
+            mask = changed["attention_mask"] = torch.cat([ones, mask] if where == "before" else [mask, ones], 1)
+        if named.get("position_ids") is not None:
+            changed["position_ids"] = (
+                positions(changed["attention_mask"]) if reading else named["position_ids"] + length
+            )
+        return arguments, {**named, **changed}
+
+    learner.hooks.append(learner.model.register_forward_pre_hook(embed, with_kwargs=True, prepend=True))
 
 
 def insert(tokens: Tensor, prompt: Tensor, mask: Tensor, where: Literal["before", "after"]) -> tuple[Tensor, Tensor]:

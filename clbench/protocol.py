@@ -18,7 +18,7 @@ import pluggy
 import torch
 
 from . import metrics
-from .backbone import Backbone
+from .backbone import Backbone, adapted_modules
 from .checkpoint import load_checkpoint, restore_state, save_checkpoint, state_of
 from .cost import CostMeter
 from .discovery import Method, Plugins, run_manager
@@ -263,6 +263,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         "learned": progress.learned,
         "costs": progress.costs,
         "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
+        "lora_targets": adapted_modules(run.learner.adapter, settings),
         "trainable_weights": len(run.learner.weights),
         "peak_memory_bytes": _peak_memory(run.learner.device),
         "device": _device_name(run.learner.device),
@@ -301,7 +302,7 @@ def _device_name(device: torch.device) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("clbench", "torch", "transformers", "peft", "pluggy"):
+    for package in ("clbench", "torch", "transformers", "peft", "bitsandbytes", "pluggy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compare import differences
 from .errors import ClbenchError, unknown
-from .leaderboard import format_score, make_rows, recipe_text
+from .leaderboard import format_score, make_rows, options_text, recipe_text
 from .ledger import Published
 from .metrics import cells_to_evaluate
 from .settings import Settings, resolve_settings
@@ -314,7 +314,7 @@ def plan_sheet(suite: Suite, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[
                 "row": cell.row.label,
                 "method": cell.row.method,
                 "column": cell.column.label or cell.column.key,
-                "options": ", ".join(f"{k}={v}" for k, v in {**cell.column.options, **cell.row.options}.items()),
+                "options": options_text({**cell.column.options, **cell.row.options}),
                 "streams": ", ".join(dict.fromkeys(run.stream.name for run in cell.runs)),
                 "seeds": ", ".join(dict.fromkeys(str(run.settings.seed) for run in cell.runs)),
                 "runs": len(cell.runs),

@@ -10,7 +10,10 @@ from .errors import ClbenchError, unknown
 from .options import list_options, parse_options
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
-NOT_RECIPE = ("stream", "seed", "matrix", "device", "threads", "micro_batch", "eval_batch_size")
+NOT_RECIPE = (
+    "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "compile",
+    "pad_multiple", "eval_batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,35 @@ class Settings:
     clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip"] = 1.0
     max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut"] = 512
     max_target: Annotated[int | None, "longest training target in tokens; none: as max_answer"] = None
+    template: Annotated[
+        Literal["auto", "plain", "alpaca"], "the prompt as it is, or in the Alpaca template; auto: alpaca for a decoder"
+    ] = "auto"
     max_answer: Annotated[int | None, "longest generated answer in tokens; none: the task's own, else 128"] = None
     lora_rank: Annotated[int, "rank of the LoRA adapter"] = 8
     lora_alpha: Annotated[float, "LoRA scaling numerator"] = 32.0
     lora_dropout: Annotated[float, "dropout on the LoRA input"] = 0.05
-    lora_targets: Annotated[str, "module names separated by commas, or all-linear"] = "q,v"
+    lora_targets: Annotated[
+        str,
+        "module names separated by commas, all-linear, or auto: the architecture's usual ones (T5: q,v; LLaMA: q_proj,v_proj)",
+    ] = "auto"
     eval_batch_size: Annotated[int, "examples per generation batch"] = 128
     precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
         "auto"
     )
+    quantize: Annotated[
+        Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes, clbench[quantized])"
+    ] = "none"
+    gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: slower, less memory"] = (
+        False
+    )
+    compile: Annotated[
+        Literal["none", "default", "cudagraphs"],
+        "training passes through torch.compile, or as CUDA graphs: pays where a step is many small kernels",
+    ] = "none"
+    pad_multiple: Annotated[
+        int | None, "pad lengths to a multiple, so that shapes are few; none: 32 with --compile cudagraphs, else 1"
+    ] = None
+    trust_remote_code: Annotated[bool, "run Python code that comes with the backbone; read it first"] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
     threads: Annotated[
         int | None, "CPU threads; none: PyTorch's choice, which crawls where other work shares the cores"
@@ -73,7 +96,7 @@ class Settings:
             "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1,
             "limit_test": 1, "train_per_class": 1, "validation": 0, "learning_rate": 0, "warmup_steps": 0,
             "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1, "max_answer": 1, "lora_rank": 1,
-            "lora_alpha": 0, "lora_dropout": 0,
+            "pad_multiple": 1, "lora_alpha": 0, "lora_dropout": 0,
         }  # fmt: skip
         values = asdict(self)
         for name, least in at_least.items():
@@ -84,6 +107,11 @@ class Settings:
             raise ClbenchError(f"setting 'lora_dropout' must be below 1, not {self.lora_dropout}")
         if self.evaluate_on == "validation" and not self.validation:
             raise ClbenchError("--evaluate-on validation needs --validation N, the rows per task to carve out")
+
+    @property
+    def padding(self) -> int:
+        """What the lengths of training batches are a multiple of."""
+        return self.pad_multiple or (32 if self.compile == "cudagraphs" else 1)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -99,7 +127,7 @@ def load_presets() -> dict[str, dict[str, Any]]:
 def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Settings:
     """Return the settings of a run from the values given by the user and a preset.
 
-    Without a preset's name, the preset called like the backbone applies, if there is one. On top of a preset comes the
+    Without a preset's name, the preset made for the backbone applies, if there is one. On top of a preset comes the
     one called PRESET:FAMILY for the stream's family, if there is one.
 
     Raises:
@@ -108,7 +136,8 @@ def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Set
     presets = load_presets()
     if preset is not None and preset not in presets:
         raise unknown("preset", preset, presets)
-    name = preset or given.get("backbone", Settings.backbone)
+    backbone = given.get("backbone", Settings.backbone)
+    name = preset or next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
     family = str(given.get("stream", Settings.stream)).split(":")[0]
     chosen = {**presets.get(name, {}), **presets.get(f"{name}:{family}", {})}
     known = list_options(Settings)

@@ -7,7 +7,8 @@ the queries that chose them:
     loss = cross-entropy - pull * mean over examples of sum over chosen m of cos(q, K_m)
 
 `query=encoder` is the masked mean of the frozen encoder's last states without prompt, `query=embedding` that of the token
-embeddings. The default learning rate is the released codes' one; LoRA's would leave prompts as they are. `--save-adapter` writes
+embeddings, for models without an encoder. The default learning rate is the released codes' one; LoRA's would leave prompts
+as they are. `--save-adapter` writes
 `parts.safetensors` with `pool.prompts` (pool, length, width) and `pool.keys` (pool, width); `Learner.load` reads it.
 """
 
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from clbench import hookimpl
+from clbench.errors import ClbenchError
 from clbench.prompts import hook_prompt, vocabulary_rows
 
 
@@ -37,9 +39,10 @@ class L2P:
     top: Annotated[int, "N: prompts that an example chooses"] = 3
     pull: Annotated[float, "lambda: weight of the cosine between query and chosen keys"] = 0.5
     learning_rate: Annotated[float, "of Adam, constant; usual for prompts: 0.03 to 0.3"] = 0.03
-    query: Annotated[Literal["encoder", "embedding"], "mean of the frozen encoder's states, or of embeddings"] = (
-        "encoder"
-    )
+    query: Annotated[
+        Literal["auto", "encoder", "embedding"],
+        "mean of the frozen encoder's states, or of embeddings; auto: the first there is",
+    ] = "auto"
     batchwise: Annotated[bool, "in training, the prompts that the batch chose most, for all its rows (release)"] = False
 
     def __post_init__(self):
@@ -50,6 +53,8 @@ class L2P:
 
     @hookimpl
     def attach(self, learner):
+        if self.query == "encoder" and not learner.model.config.is_encoder_decoder:
+            raise ClbenchError("method 'l2p': query=encoder needs a model with an encoder; use query=embedding")
         generator = learner.generator("pool")
         prompts = vocabulary_rows(learner, self.pool * self.length, generator)
         prompts = prompts.view(self.pool, self.length, -1)
@@ -68,7 +73,7 @@ class L2P:
     @torch.no_grad()
     def ask(self, learner, pool, ids, mask):
         """Return the queries (batch, width), without dropout and gradient."""
-        if self.query == "embedding":
+        if self.query == "embedding" or not learner.model.config.is_encoder_decoder:
             return masked_mean(learner.model.get_input_embeddings()(ids), mask)
         encoder = learner.model.get_encoder()
         training, pool.asking = encoder.training, True

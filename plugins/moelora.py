@@ -54,6 +54,8 @@ class MoELoRA:
         experts, rank = self.experts or learner.stream_length, learner.settings.lora_rank
         if (self.top_k or 1) > experts:
             raise ClbenchError(f"method 'moelora': top_k={self.top_k}, but there are {experts} experts")
+        if self.load_balance and learner.settings.gradient_checkpointing:
+            raise ClbenchError("method 'moelora': load_balance does not go with --gradient-checkpointing")
         if self.rank_mode == "split" and rank % experts:
             raise ClbenchError(f"method 'moelora': rank_mode=split cannot divide rank {rank} by {experts} experts")
         blocks = learner.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)
@@ -74,7 +76,8 @@ class MoELoRA:
 
     def balanced_loss(self, learner, batch):
         """Return the cross-entropy plus the weighted load-balance loss over the tokens that are no padding."""
-        if batch.input_ids.shape[1] == batch.labels.shape[1] and learner.model.config.is_encoder_decoder:
+        is_decoder = not learner.model.config.is_encoder_decoder
+        if batch.input_ids.shape[1] == batch.labels.shape[1] and not is_decoder:
             padding = learner.tokenizer.pad_token_id  # lengths tell a router's tokens apart: prompt or answer
             batch = replace(
                 batch,
@@ -82,7 +85,8 @@ class MoELoRA:
                 attention_mask=functional.pad(batch.attention_mask, (0, 1)),
             )
         answer, prompt = batch.labels != IGNORED, batch.attention_mask.bool()
-        with learner.parts["router"].watched({answer.shape[1]: answer, prompt.shape[1]: prompt}) as losses:
+        parts = [torch.cat([prompt, answer], 1)] if is_decoder else [prompt, answer]
+        with learner.parts["router"].watched({part.shape[1]: part for part in parts}) as losses:
             loss = learner.loss(batch)
         return loss + self.load_balance * torch.stack(losses).mean()
 

@@ -1,7 +1,7 @@
 """SAPT-LoRA: shared attention over one LoRA block per task (Zhao et al., ACL 2024, arXiv:2401.08295).
 
 Block t and its key k_t are trained on task t, then frozen; the query projection g is trained on every task. Every example has
-one attention over the blocks, from its token embeddings, for all layers, the decoder's and every decoding step's included:
+one attention over the blocks, from its prompt's token embeddings, for all layers and every decoding step:
 
     q = g(max over tokens of the frozen embeddings, without padding),   a = softmax(k_i . q / (temperature * sqrt(d)))
     y = W x + s * sum_i a_i B_i A_i x
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clbench import hookimpl
-from clbench.errors import ClbenchError
 from clbench.memory import Memory
+from clbench.prompts import hook_reading
 from clbench.streams import Example
 
 GENERATE = "__gen__"  # what the generator reads
@@ -67,24 +67,19 @@ class SAPT:
 
     @hookimpl
     def attach(self, learner):
-        if not learner.model.config.is_encoder_decoder:
-            raise ClbenchError(
-                "method 'sapt' needs an encoder-decoder: one input, read before the answer, for its attention"
-            )
         blocks = learner.add_blocks(self.past)
         width = learner.model.get_input_embeddings().embedding_dim
         attention = SharedAttention(width, self.bottleneck, self.query, self.temperature, self.keys)
         learner.add_part("attention", attention)
         blocks.isolated = True
         blocks.gate = attention.weigh
-        look = partial(self.look, learner, attention)
-        learner.hooks.append(learner.model.get_encoder().register_forward_pre_hook(look, with_kwargs=True))
+        hook_reading(learner, partial(self.look, learner, attention))
         return True
 
     @staticmethod
-    def look(learner, attention, encoder, arguments, named):
-        """Attend over the blocks before the encoder runs."""
-        attention.shares = attention(summarise(learner, named["input_ids"], named["attention_mask"])).exp()
+    def look(learner, attention, ids, mask):
+        """Attend over the blocks before the model reads its prompts."""
+        attention.shares = attention(summarise(learner, ids, mask)).exp()
 
     @hookimpl
     def learn_task(self, learner, task):
@@ -150,7 +145,9 @@ class SAPT:
         for batch in training:
             training.step(writer.loss(batch))
         texts = writer.answer(rows[:count], top_k=TOP_K)  # all rows ask the same
-        return tuple(Example("", text, "", task.train[0].tail) for text in texts if text)
+        head, tail = task.train[0].head, task.train[0].tail
+        heads = [head if text.startswith(head) else "" for text in texts]  # most write the instruction as it was
+        return tuple(Example(h, t.removeprefix(h), "", tail) for h, t in zip(heads, texts, strict=True) if t)
 
 
 class SharedAttention(nn.Module):
@@ -174,7 +171,7 @@ class SharedAttention(nn.Module):
         return (self.norm(query) @ keys.T / self.scale).log_softmax(-1)
 
     def weigh(self, number, x):
-        """Return the attention of the batch that the encoder was last given, for every layer and token."""
+        """Return the attention of the batch whose prompts were read last, for every layer and token."""
         return self.shares[:, None]
 
 

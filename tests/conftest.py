@@ -18,12 +18,14 @@ from clbench.learner import Learner
 from clbench.settings import Settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
-from clbench.tiny import save_tiny_t5
+from clbench.tiny import save_tiny_llama, save_tiny_t5
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import from one another
 torch.set_num_threads(1)
 
 TINY = {"lora_targets": "q,v", "max_input": 96, "max_target": 8, "max_answer": 4, "learning_rate": 1e-2, "lora_rank": 2}
+
+TINY_LLAMA = {**TINY, "lora_targets": "auto", "max_input": 256}  # the Alpaca prompt alone takes 100 tokens
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +40,38 @@ def backbone(tiny_folder: Path) -> Backbone:
     return load_backbone(str(tiny_folder), "cpu")
 
 
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a tiny random LLaMA."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def llama(llama_folder: Path) -> Backbone:
+    """The tiny LLaMA, loaded once."""
+    return load_backbone(str(llama_folder), "cpu")
+
+
 @pytest.fixture
 def make_learner(backbone: Backbone):
     """A function that returns a new learner on the tiny T5; keyword arguments are settings, `attach` is a method's."""
+    yield from _learner_maker(backbone, TINY)
+
+
+@pytest.fixture
+def make_decoder(llama: Backbone):
+    """The same on the tiny LLaMA."""
+    yield from _learner_maker(llama, TINY_LLAMA)
+
+
+def _learner_maker(backbone: Backbone, common: dict):
     made: list[Learner] = []
 
     def make(attach=Learner.add_lora, stream_length=1, **settings) -> Learner:
         for learner in made:
             learner.detach()
         made.clear()
-        learner = Learner(backbone, Settings(**{**TINY, "epochs": 1, **settings}), stream_length=stream_length)
+        learner = Learner(backbone, Settings(**{**common, "epochs": 1, **settings}), stream_length=stream_length)
         attach(learner)
         learner.begin_task(0)
         made.append(learner)

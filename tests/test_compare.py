@@ -17,6 +17,7 @@ from clbench.tables import rich_sheet, sheet_text
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 PAPER = {  # the recipe of Recurrent-KIF on T5-large
     "backbone": "google-t5/t5-large", "data": "hub", "epochs": 10, "learning_rate": 3e-4, "batch_size": 8, "max_input": 512,
+    "lora_targets": "q,v",
 }  # fmt: skip
 
 
@@ -93,10 +94,13 @@ def test_every_row_of_the_reference_records_says_what_differs(clbench):
         rows = json.loads(clbench("compare", "--results", folder, "--format", "json").output)
         assert {"mtl", "lorareplay", "rkif", "seqlora"} <= {row["method"] for row in rows}
         for row in rows:
+            assert not row["comparable"]
+            if row["published_op"] is None:
+                assert row["differs"] == "no published number in the ledger"
+                continue
             assert row["op_difference"] == pytest.approx(row["op"] - row["published_op"])
             assert "mini, not t5-large" in row["differs"]
-            assert "not 10 epochs" in row["differs"]
-            assert not row["comparable"]
+            assert "5, not 1" in row["differs"]  # epochs: 10 in the paper's runs, 1 in what it took from MIGU's
     alone = clbench("compare", "--results", REFERENCE / "single")
     assert "no published number in the ledger" in " ".join(alone.output.split()).replace("│", "").replace("  ", " ")
 

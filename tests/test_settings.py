@@ -21,6 +21,32 @@ def test_every_preset_resolves():
         resolve_settings({}, name)
 
 
+PAPER = {  # Appendix D; rank and alpha of the released code
+    "learning_rate": 3e-4, "epochs": 10, "max_input": 512, "max_answer": 128, "lora_rank": 8, "lora_alpha": 32.0,
+    "lora_dropout": 0.05, "data": "hub",
+}  # fmt: skip
+T5 = {**PAPER, "batch_size": 8, "max_target": 128, "lora_targets": "q,v", "quantize": "none"}
+LLAMA = {**PAPER, "batch_size": 64, "lora_targets": "q_proj,v_proj", "quantize": "8bit", "template": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "values"),
+    [
+        ("t5-large", "google-t5/t5-large", T5),
+        ("flan-t5-xl", "google/flan-t5-xl", T5),
+        ("llama2-7b", "meta-llama/Llama-2-7b-hf", LLAMA),
+        ("llama2-13b", "meta-llama/Llama-2-13b-hf", LLAMA),
+    ],
+)
+def test_the_paper_s_presets(name, backbone, values):
+    settings = resolve_settings({"stream": "long:1"}, name)
+    assert {key: getattr(settings, key) for key in values} == values
+    assert settings.backbone == backbone
+    assert resolve_settings({"backbone": backbone}) == settings  # as `clbench reproduce --scale paper` names it
+    assert resolve_settings({"backbone": "a/folder", "epochs": "1"}, name).lora_targets == values["lora_targets"]
+    assert resolve_settings({"learning_rate": "1e-4", "data": "toy"}, name).learning_rate == 1e-4
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -29,6 +55,8 @@ def test_every_preset_resolves():
         ({"lora_dropout": 1}, "must be below 1"),
         ({"precision": "half"}, r"no choice for option 'precision': 'half' \(known: auto"),
         ({"batch_size": "eight"}, "option 'batch_size' takes int, not 'eight'"),
+        ({"quantize": "16bit"}, r"'16bit'; did you mean '8bit'\? \(known: none, 8bit, 4bit\)"),
+        ({"trust_remote_code": "perhaps"}, "option 'trust_remote_code' takes true or false, not 'perhaps'"),
         ({"epoch": 1}, "no setting 'epoch'; did you mean 'epochs'"),
     ],
 )

@@ -1,0 +1,44 @@
+"""`clbench presets`: the list, and every value of one with its origin."""
+
+import pytest
+
+from clbench.options import list_options
+from clbench.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def row(output: str, first: str) -> list[str]:
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    return next(cells_of for cells_of in cells if cells_of[0] == first)
+
+
+def test_the_list(clbench):
+    output = clbench("presets").output
+    assert row(output, "llama2-13b")[1:] == [
+        "meta-llama/Llama-2-13b-hf", "0.0003", "10", "64", "512", "q_proj,v_proj", "8bit",
+    ]  # fmt: skip
+    assert row(output, "mini")[1:4] == ["mini", "0.001", "5"]
+    assert "superni" not in output
+
+
+def test_every_value_of_one(clbench):
+    output = clbench("presets", "flan-t5-xl").output
+    for name in list_options(Settings):
+        assert (f"│ {name} " in output) == (name not in ("stream", "seed"))
+    assert row(output, "batch_size")[1:3] == ["8", "flan-t5-xl"]
+    assert row(output, "warmup_steps")[1:3] == ["50", "default"]
+    family = clbench("presets", "mini:superni").output
+    assert row(family, "max_input")[1:3] == ["512", "mini:superni"]
+    assert row(family, "epochs")[1:3] == ["5", "mini"]
+
+
+def test_an_unknown_one(clbench):
+    result = clbench("presets", "t5-larg")
+    assert result.exit_code == 2
+    assert result.output.startswith(
+        "error: no preset 't5-larg'; did you mean 't5-large'? (known: mini, mini:superni, t5-l"
+    )
