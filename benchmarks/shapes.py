@@ -85,6 +85,6 @@ def chosen_backbone(arguments: argparse.Namespace, settings: Settings) -> Backbo
     if arguments.shape is None:
         return load_backbone(arguments.backbone, arguments.device, settings.precision, settings.threads)
     device = choose_device(arguments.device)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    if arguments.reduced or settings.threads is not None:  # a toy has no work for several threads
+        torch.set_num_threads(settings.threads or 1)
     return random_backbone(arguments.shape, str(device), choose_dtype(settings.precision, device), arguments.reduced)

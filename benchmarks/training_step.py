@@ -5,7 +5,8 @@
 All learn the same LoRA adapter (rank, targets and precision of the settings) from the same rows in the same padded
 batches, with fused AdamW, clipping and a linear schedule, in turns within one process. Trainer is as a careful user
 would set it: no logging, no checkpoints, bfloat16 autocast where the frozen weights are bfloat16. The bare loop is
-forward, backward, clip_grad_norm_ and AdamW over the adapter's tensors on batches that lie on the device already. On a
+forward, backward, clip_grad_norm_ and AdamW over the adapter's tensors on batches that lie on the device already. With
+`--compile cudagraphs` ours alone are padded further, to few shapes, and the warm-up is longer: graphs are made in it. On a
 CPU the process's own seconds are taken, so that other work on the machine disturbs less.
 
 Model FLOP utilisation counts matrix products with weights, of real (unpadded) tokens: 2 a weight and token forward and 2
@@ -21,17 +22,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import transformers
-from outcome import device_name, in_turns, median_ratio, write_outcome
+from outcome import device_name, in_turns, median_ratio, named, write_outcome
 from shapes import add_backbone_arguments, chosen_backbone
 from torch import nn
 
 from clbench.backbone import Backbone, attach_adapter
-from clbench.batches import Batch, Encoded
+from clbench.batches import Batch, Encoded, collate
 from clbench.learner import Learner
 from clbench.settings import Settings, resolve_settings
 from clbench.sources import load_tasks
@@ -125,6 +126,13 @@ class InOrder(transformers.Seq2SeqTrainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
+def padded_left(backbone: Backbone, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return a decoder's rows as a batch: transformers has no collator that pads prompts on the left, labels on the right."""
+    encoded = [Encoded(row["input_ids"], row["labels"]) for row in rows]
+    batch = collate(encoded, backbone.tokenizer.pad_token_id, torch.device("cpu"), left=True)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+
+
 def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
     """Return the seconds of a step of Hugging Face Trainer over a PEFT model."""
     settings, backbone, watch = work.settings, work.backbone, Stamps(work)
@@ -143,7 +151,9 @@ def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
                 disable_tqdm=True, dataloader_pin_memory=backbone.device.type == "cuda",
             ),
             train_dataset=dataset,
-            data_collator=transformers.DataCollatorForSeq2Seq(backbone.tokenizer),
+            data_collator=partial(padded_left, backbone)
+            if backbone.is_decoder
+            else transformers.DataCollatorForSeq2Seq(backbone.tokenizer),
             callbacks=[watch],
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
@@ -191,20 +201,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_backbone_arguments(parser)
     parser.add_argument("--data", default="toy")
-    parser.add_argument("--max-input", default=None, help="[the preset's]")
+    parser.add_argument("--repeat", type=int, default=1, help="passages are repeated 1 to N times, in turns [1]")
+    parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"], help="of ours [none]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30, help="timed ones a round [30]")
-    parser.add_argument("--warm", type=int, default=5, help="steps before them [5]")
+    parser.add_argument("--warm", type=int, help="steps before them [5; with --compile 100]")
     arguments = parser.parse_args()
-    given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": "100"}
-    if arguments.max_input:
-        given["max_input"] = arguments.max_input
-    settings = resolve_settings(given)
+    given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": "100", "compile": arguments.compile}
+    if arguments.shape is not None:
+        given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}
+    settings = resolve_settings(given, arguments.shape)
     backbone = chosen_backbone(arguments, settings)
     tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 8)
-    rows = [example for task in tasks for example in task.train]
-    work = Work(backbone, settings, rows, arguments.warm, arguments.steps)
-    batches = work.batches()
+    rows = [
+        replace(row, passage="\n".join([row.passage] * (1 + number % arguments.repeat)))
+        for task in tasks
+        for number, row in enumerate(task.train)
+    ]
+    warm = arguments.warm or (5 if settings.compile == "none" else 100)
+    work = Work(backbone, settings, rows, warm, arguments.steps)
+    batches = replace(work, settings=replace(settings, compile="none")).batches()
     encoded = list(real_rows(work, batches))
     measured = in_turns(
         {
@@ -237,11 +253,11 @@ def report(work: Work, batches: Sequence[Batch], measured: Mapping[str, list[flo
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f} (median of {len(measured['ours'])} rounds of {work.steps} steps in turns)")
     content = {
-        "backbone": backbone.name, "precision": precision, "rows": shape[0], "tokens": shape[1],
+        "backbone": backbone.name, "precision": precision, "compile": work.settings.compile, "rows": shape[0], "tokens": shape[1],
         "steps": work.steps, "seconds": measured, "ratios": ratios,
         "utilisation": {name: utilisation(work, batches, seconds) for name, seconds in medians.items()},
     }  # fmt: skip
-    print(f"-> {write_outcome('training_step', backbone.device, content)}")
+    print(f"-> {write_outcome(named('training_step', backbone.name, work.settings.compile), backbone.device, content)}")
 
 
 if __name__ == "__main__":
