@@ -397,4 +397,5 @@ class Learner:
 
     def train_mode(self) -> None:
         """Switch dropout on."""
-        self.model.train()
+        if not self.model.training:  # to tell every part is a tenth of a small model's step
+            self.model.train()
