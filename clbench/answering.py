@@ -1,21 +1,30 @@
-"""The model's answers to questions, generated in batches with the adapter folded into the frozen weights."""
+"""The model's answers to questions: batches as large as memory allows, the adapter folded into the frozen weights.
+
+A batch's generation ends when all its rows have; nothing else cuts an answer before its task's length. In particular a free
+answer may be longer than every label of its task: it can still be right (punctuation and white space do not count, and a text
+can be cut into tokens in several ways), and one that is cut short could become right by that.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from .backbone import merged
-from .batches import Encoded, longest_answer, sorted_batches
+from .batches import Encoded, longest_answer
+from .label_trie import LabelStop, LabelTrie, LabelWalk
+from .streams import Example
 
 if TYPE_CHECKING:
     from .learner import Learner
-    from .streams import Example
 
 
 def generate_answers(
@@ -27,31 +36,125 @@ def generate_answers(
 
     Args:
         generation: what is otherwise than greedy, as `transformers.GenerationConfig` names it.
+
+    Raises:
+        ClbenchError: there is no memory for a single question.
     """
     encoded = learner.encoder.encode(examples)
-    answers = [""] * len(encoded)
-    config, decoder = _generation_config(learner), not learner.model.config.is_encoder_decoder
+    config = generation_config(learner)
+
+    def ask(rows: list[Encoded], longest: int) -> list[str]:
+        tokens = _generate(learner, rows, generation_config=config, max_new_tokens=longest, **generation)
+        return [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    longest = [most or learner.settings.max_answer or longest_answer(example) for example in examples]
+    return answer_in_batches(learner, encoded, longest, ask)
+
+
+def choose_labels(learner: Learner, examples: Sequence[Example], labels: Sequence[str]) -> list[str]:
+    """Return for each example the label that greedy decoding gives when it may write nothing but one of the labels.
+
+    `max_answer` does not cut a label.
+
+    Raises:
+        ClbenchError: there is no memory for a single question, or two labels are the same tokens.
+    """
+    encoded = learner.encoder.encode(examples)
+    config, trie = generation_config(learner), label_trie(learner, labels)
+
+    def ask(rows: list[Encoded], longest: int) -> list[str]:
+        walk = LabelWalk(trie, len(rows))
+        _generate(
+            learner,
+            rows,
+            generation_config=config,
+            max_new_tokens=longest,
+            logits_processor=LogitsProcessorList([walk]),
+            stopping_criteria=StoppingCriteriaList([LabelStop(walk)]),
+        )
+        return walk.answers()
+
+    return answer_in_batches(learner, encoded, [trie.depth] * len(encoded), ask)
+
+
+def label_trie(learner: Learner, labels: Sequence[str]) -> LabelTrie:
+    """Return the trie of labels; their tokens are those that a target of training has.
+
+    Raises:
+        ClbenchError: two labels are the same tokens.
+    """
+    targets = learner.encoder.encode([Example("", "", label, "") for label in labels])
+    return LabelTrie(labels, [target.labels for target in targets], learner.device)
+
+
+def answer_in_batches(
+    learner: Learner,
+    encoded: Sequence[Encoded],
+    longest: Sequence[int],
+    ask: Callable[[list[Encoded], int], list[str]],
+) -> list[str]:
+    """Return what `ask` answers to batches of questions, in the order of the questions.
+
+    A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most `eval_tokens`
+    tokens of prompt and answer, padding included. Where that is too much for the device, the batch is halved, and no later one
+    in the process is as large.
+
+    Args:
+        longest: for each question, how many tokens its answer may have.
+        ask: from the rows of a batch and the length of their answers to the answers.
+
+    Raises:
+        ClbenchError: there is no memory for a single question.
+    """
+    answers, waiting = [""] * len(encoded), defaultdict(list)
+    for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
+        waiting[longest[index]].append(index)
     learner.model.eval()
     gated = learner.blocks is not None and learner.blocks.gate is not None
     with torch.no_grad(), nullcontext() if gated else merged(learner.model):
-        for longest, indices in _batches(learner, examples, encoded, most):
-            batch = learner.collate([encoded[i] for i in indices])
-            tokens = learner.model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                generation_config=config,
-                max_new_tokens=longest,
-                **_without_prompt(generation, batch.input_ids.shape[1] if decoder else 0),
-            )
-            if decoder:
-                tokens = tokens[:, batch.input_ids.shape[1] :]  # the prompt comes first
-            texts = learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for index, text in zip(indices, texts, strict=True):
-                answers[index] = text.strip()
+        for most, indices in waiting.items():
+            while indices:
+                tokens = len(encoded[indices[0]].input_ids) + most
+                size = learner.room.rows(tokens, learner.settings)
+                rows = [encoded[index] for index in indices[:size]]
+                found = _unless_out_of_memory(ask, rows, most)
+                if found is None:
+                    learner.room.shrink(len(rows), tokens)
+                    clear_device_cache()
+                    continue
+                for index, answer in zip(indices[:size], found, strict=True):
+                    answers[index] = answer
+                del indices[:size]
     return answers
 
 
-def _generation_config(learner: Learner) -> transformers.GenerationConfig:
+def _unless_out_of_memory(
+    ask: Callable[[list[Encoded], int], list[str]], rows: list[Encoded], longest: int
+) -> list[str] | None:
+    """Return the answers, None where memory ran out; by then everything that the attempt had made is let go."""
+    try:
+        return ask(rows, longest)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+            raise
+    return None
+
+
+def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tensor:
+    """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off."""
+    batch = learner.collate(rows)
+    prompt = 0 if learner.model.config.is_encoder_decoder else batch.input_ids.shape[1]
+    if prompt and "repetition_penalty" in generation:  # of the answer's own tokens
+        penalty = transformers.RepetitionPenaltyLogitsProcessor(generation.pop("repetition_penalty"), prompt)
+        generation["logits_processor"] = LogitsProcessorList([penalty])
+    tokens: Tensor = learner.model.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **generation
+    )
+    return tokens[:, prompt:]
+
+
+def generation_config(learner: Learner) -> transformers.GenerationConfig:
+    """Return greedy decoding, ended by the end tokens of model and tokenizer, with nothing else of the model's own."""
     own = learner.model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]
@@ -62,27 +165,3 @@ def _generation_config(learner: Learner) -> transformers.GenerationConfig:
         eos_token_id=ends,
         decoder_start_token_id=own.decoder_start_token_id,
     )
-
-
-def _without_prompt(generation: Mapping[str, Any], prompt: int) -> dict[str, Any]:
-    """Let a repetition penalty count an answer's own tokens only, and not the `prompt` tokens that a decoder has before it."""
-    if not prompt or "repetition_penalty" not in generation:
-        return dict(generation)
-    others = {name: value for name, value in generation.items() if name != "repetition_penalty"}
-    penalty = transformers.RepetitionPenaltyLogitsProcessor(
-        generation["repetition_penalty"], prompt_ignore_length=prompt
-    )
-    return {**others, "logits_processor": transformers.LogitsProcessorList([penalty])}
-
-
-def _batches(
-    learner: Learner, examples: Sequence[Example], encoded: Sequence[Encoded], most: int | None
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield an answer's length and the examples to be answered with it, long prompts first."""
-    of_length = defaultdict(list)
-    for index, example in enumerate(examples):
-        of_length[most or learner.settings.max_answer or longest_answer(example)].append(index)
-    for longest, members in of_length.items():
-        lengths = [len(encoded[index].input_ids) for index in members]
-        for part in sorted_batches(lengths, learner.settings.eval_batch_size):
-            yield longest, [members[number] for number in part]

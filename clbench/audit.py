@@ -14,14 +14,14 @@ from rich.table import Table
 from .errors import ClbenchError
 from .rows import Row
 from .sources import Source, is_blank
-from .streams import Stream, TaskSpec
+from .streams import Example, Stream, TaskSpec
 
 SPLITS = ("train", "dev", "test")
 LEAK = 0.01  # part of the test questions that may stand in the training rows before it is an error
 LOPSIDED = 0.2  # of an even share of the rows: below it, a class is worth a warning
 MOSTLY = 0.5  # part of the prompts that is shortened before it is worth a warning
 
-CountTokens = Callable[[Sequence[str]], Sequence[int]]
+CountTokens = Callable[[Sequence[Example]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def audit_stream(
     """Return the audit of a stream's data; a file that cannot be read is a finding.
 
     Args:
-        count_tokens: the backbone's tokenizer, from prompts to their lengths; with it, prompts over `max_input` are counted.
+        count_tokens: the backbone's tokenizer, from examples to the lengths of their prompts; with it, prompts over
+            `max_input` are counted.
     """
     tasks, findings = [], []
     questions: dict[str, dict[str, list[str]]] = {}
@@ -101,7 +102,7 @@ def audit_stream(
         audit = _audit_task(spec, splits, count_tokens, max_input)
         tasks.append(audit)
         findings += _judge(spec, audit, splits, max_input)
-        fixed = count_tokens([spec.example("", "").prompt])[0] if count_tokens else 0
+        fixed = count_tokens([spec.example("", "")])[0] if count_tokens else 0
         if max_input is not None and fixed >= max_input:
             findings.append(
                 Finding("error", name, f"instruction and closing line alone take {fixed} of {max_input} tokens")
@@ -121,7 +122,7 @@ def _audit_task(
     in_train, in_test = set(keys["train"]), set(keys["test"])
     lengths: Sequence[int] = ()
     if count_tokens is not None:
-        prompts = [spec.example(row.passage, "").prompt for split in ("train", "test") for row in splits[split]]
+        prompts = [spec.example(row.passage, "") for split in ("train", "test") for row in splits[split]]
         lengths = count_tokens(prompts) if prompts else ()
     return TaskAudit(
         name=spec.name,

@@ -13,6 +13,7 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +23,7 @@ from .batches import Encoder
 from .decoder import read_labels
 from .errors import ClbenchError, one_line
 from .quantization import is_quantized, quantized_storage
+from .room import Room
 from .seeding import derive_seed
 from .settings import Settings
 from .streams import Example
@@ -38,6 +40,7 @@ class Backbone:
     model: Any
     tokenizer: Any
     device: torch.device
+    room: Room = field(default_factory=Room)
     _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
     @property
@@ -64,6 +67,17 @@ class Backbone:
 def prompt_form(template: str, is_decoder: bool) -> Callable[[Example], Example] | None:
     """Return what puts an example into the form of a template; None for the plain one."""
     return ask_alpaca if template == "alpaca" or (template == "auto" and is_decoder) else None
+
+
+def prompt_form_of(name: str, template: str) -> Callable[[Example], Example] | None:
+    """Return the same for a backbone by its name, which is not loaded.
+
+    Raises:
+        ClbenchError: it is not there, or is unreadable.
+    """
+    with _plain_errors(name):
+        config = transformers.AutoConfig.from_pretrained(_locate(name), trust_remote_code=False)
+    return prompt_form(template, not config.is_encoder_decoder)
 
 
 def choose_device(name: str) -> torch.device:
@@ -130,14 +144,7 @@ def load_backbone(
 
 def load_backbone_of(settings: Settings) -> Backbone:
     """Load the backbone that the settings describe, as they describe it."""
-    return load_backbone(
-        settings.backbone,
-        settings.device,
-        settings.precision,
-        settings.threads,
-        settings.quantize,
-        settings.trust_remote_code,
-    )
+    return load_backbone(*settings.backbone_arguments)
 
 
 def _model_class(name: str, config: Any) -> Any:
@@ -208,7 +215,7 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
         ClbenchError: the model has no module of the names in `lora_targets`.
     """
     targets = settings.lora_targets
-    names: Any = {"auto": None, "all-linear": targets}  # None: PEFT knows the architecture's attention layers
+    names: Any = {"auto": _usual_targets(backbone.model), "all-linear": targets}
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM if backbone.is_decoder else TaskType.SEQ_2_SEQ_LM,
         r=settings.lora_rank,
@@ -222,12 +229,22 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
             return get_peft_model(backbone.model, config)
     except ValueError as error:
-        parts = backbone.model.named_modules()
-        linear = {name.split(".")[-1] for name, part in parts if isinstance(part, (nn.Linear, Conv1D))}
         raise ClbenchError(
             f"lora_targets '{targets}' does not fit backbone '{backbone.name}' "
-            f"(its linear modules: {', '.join(sorted(linear))}; or all-linear): {one_line(error)}"
+            f"(its linear modules: {', '.join(sorted(_linear_names(backbone.model)))}; or all-linear): {one_line(error)}"
         ) from None
+
+
+def _usual_targets(model: Any) -> list[str] | None:
+    """Return query and value as the architecture names them; None where PEFT knows them, or nobody does."""
+    if model.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        return None
+    names = _linear_names(model)
+    return next((pair for pair in (["q_proj", "v_proj"], ["q", "v"]) if names.issuperset(pair)), None)
+
+
+def _linear_names(model: Any) -> set[str]:
+    return {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, (nn.Linear, Conv1D))}
 
 
 def adapted_modules(adapter: PeftModel | None, settings: Settings) -> str | None:

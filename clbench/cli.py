@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,14 +17,13 @@ from .data_commands import audit, streams
 from .errors import ClbenchError, unknown
 from .options import Option, list_options
 from .own_streams import check_metrics
-from .paper_commands import compare, reproduce, rescore, show_comparison
+from .paper_commands import compare, plot, report, reproduce, rescore, show_comparison
 from .preset_commands import presets
+from .runs import Plan, make_runs
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
-
-if TYPE_CHECKING:
-    from .discovery import Method, Plugins
+from .verification import disagreement_text
 
 RESULTS = "results"
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
@@ -66,6 +64,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _metavar(option: Option) -> str:
+    if option.type is bool:
+        return "[true|false]"
     return "|".join(option.choices) if option.choices else option.type.__name__.upper()
 
 
@@ -88,6 +88,8 @@ main.add_command(audit)
 main.add_command(compare)
 main.add_command(rescore)
 main.add_command(reproduce)
+main.add_command(plot)
+main.add_command(report)
 main.add_command(presets)
 
 
@@ -106,6 +108,9 @@ main.add_command(presets)
 @click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
 @click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would take: steps, time, memory, disk.")
+@click.option(
+    "--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps` (clbench/maps.py)."
+)
 @setting_options
 def run(
     method_name: str,
@@ -119,12 +124,13 @@ def run(
     force: bool,
     save_adapter: bool,
     dry_run: bool,
+    log_maps: bool,
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard."""
     chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
-    plans = [
+    resolved = [
         (one, resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset))
         for one in chosen
         for seed in parse_seeds(seeds)
@@ -141,55 +147,13 @@ def run(
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
+    plans = [Plan(method, options, one, one_settings) for one, one_settings in resolved]
     if dry_run:
         from .dry_run import show_dry_run
 
-        return show_dry_run(console, plans, found, method, options, results, force, save_adapter)
-    run_all(console, plans, found, method, options, results, force, save_adapter)
+        return show_dry_run(console, plans, found, results, force, save_adapter)
+    make_runs(console, plans, found, results, force, save_adapter, log_maps)
     return show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
-
-
-def run_all(
-    console: Console,
-    plans: list[tuple[Stream, Settings]],
-    plugins: Plugins,
-    method: Method,
-    options: Mapping[str, Any],
-    results: Path,
-    force: bool,
-    save_adapter: bool,
-) -> None:
-    """Run the plans one after another in this process; finished ones are skipped unless `force`."""
-    from .audit import audit_stream
-    from .backbone import load_backbone_of
-    from .progress import ProgressDisplay, summarise
-    from .protocol import execute_run, run_files
-    from .sources import Selection, make_tasks, open_source
-    from .store import read_record
-
-    backbone = None
-    read_once, audit_once = cache(open_source), cache(audit_stream)
-    for stream, settings in plans:
-        source = read_once(settings.data, settings.layout, stream if stream.read else None)
-        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
-        files = run_files(results, settings, method, options, tasks)
-        wanted = files.record.exists() and (files.adapter.exists() or not save_adapter)
-        if wanted and not force:
-            console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
-            continue
-        if force:
-            files.checkpoint.unlink(missing_ok=True)
-        if backbone is None:
-            with console.status(f"loading backbone {settings.backbone}"):
-                backbone = load_backbone_of(settings)
-        display = ProgressDisplay(console, f"{method.name}, {stream.name}, seed {settings.seed}")
-        verdict = audit_once(source, stream).verdict
-        if verdict["errors"]:
-            console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
-        record = execute_run(
-            settings, stream, tasks, backbone, plugins, method, options, files, [display], save_adapter, verdict
-        )
-        console.print(f"{summarise(record)} -> {files.record}", highlight=False)
 
 
 def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,8 +341,8 @@ def show(record: str, results: Path) -> None:
     console.print(matrix_table(content))
     values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
     console.print(", ".join(values), highlight=False)
-    if cost_text(content):
-        console.print(cost_text(content), highlight=False)
+    for text in filter(None, (disagreement_text(content), cost_text(content))):
+        console.print(text, highlight=False)
     learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
     console.print(
         f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import unknown
-from .leaderboard import STREAM_TITLES, Row, format_score, options_text
+from .leaderboard import STREAM_TITLES, Row, format_score, learning_rate, options_text
 from .ledger import Published
 from .store import slug
 from .tables import Sheet
@@ -95,7 +95,7 @@ def _recipe(record: Record, entry: Published) -> list[str]:
     targets = record.get("lora_targets") or settings["lora_targets"]  # the setting may be 'auto'
     compared = [
         (settings["epochs"], protocol.epochs, "{}, not {} epochs"),
-        (settings["learning_rate"], protocol.learning_rate, "lr {:g}, not {:g}"),
+        (learning_rate(record), protocol.learning_rate, "lr {:g}, not {:g}"),
         (settings["batch_size"], protocol.batch_size, "batch {}, not {}"),
         (settings["max_input"], protocol.max_input, "input {}, not {} tokens"),
         (settings["lora_rank"], protocol.lora_rank, "rank {}, not {}"),
@@ -104,6 +104,8 @@ def _recipe(record: Record, entry: Published) -> list[str]:
     found = [text.format(ours, theirs) for ours, theirs, text in compared if theirs is not None and ours != theirs]
     if settings.get("evaluate_on") == "validation":
         found.append("scored on validation rows")
+    if settings.get("answers") == "labels":
+        found.append("answers chosen among the labels")
     if protocol.selection:
         found.append(f"no dev; theirs: {protocol.selection}")
     ours = record.get("precision")

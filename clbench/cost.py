@@ -6,7 +6,8 @@ import gc
 import itertools
 import time
 import weakref
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ class Cost:
         rows: rows drawn to be trained on.
         replayed_rows: those of them that are not of the current task.
         harness: the time of the model's passes, the optimizer, the making of batches and the watchers.
+        aside_seconds: the time of what a watcher measured with the model, which is no learning.
     """
 
     harness: Stopwatch
@@ -87,6 +89,15 @@ class Cost:
     backward_batches: int = 0
     rows: int = 0
     replayed_rows: int = 0
+    aside_seconds: float = 0.0
+
+    @contextmanager
+    def forward_pass(self, rows: int) -> Iterator[None]:
+        """Count and time one forward pass."""
+        with self.harness:
+            self.forward_batches += 1
+            self.forward_rows += rows
+            yield
 
     def count_backward(self, _: Tensor) -> None:
         """Count one backward pass; a hook of the loss."""

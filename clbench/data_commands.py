@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,11 +18,7 @@ from rich.table import Table
 from .errors import ClbenchError
 from .settings import Settings, resolve_settings
 from .store import write_atomically
-from .streams import Stream, find_stream, known_streams, task_specs
-
-if TYPE_CHECKING:
-    from .audit import CountTokens
-    from .streams import Example
+from .streams import Example, Stream, find_stream, known_streams, task_specs
 
 NO_TOKENS = "none"
 
@@ -94,7 +90,7 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
     check_metrics(stream, found.metrics)
     source = open_source("", stream=stream)
     tasks = make_tasks(source, stream, Selection())
-    settings, count = _tokenizer(backbone, max_input, stream, str(file))
+    settings, asking = _asking(backbone, max_input, stream, str(file))
     console = Console()
     console.print(f"Stream {stream}", highlight=False, markup=False)
     table = Table("Task", "Train", "Test", "Labels", "Metric", "Longest answer")
@@ -105,8 +101,8 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
         table.add_row(task.name, str(len(task.train)), str(len(task.test)), escape(labels), task.metric, longest)
     console.print(table)
     for number, (name, example) in enumerate(_spread([(task.name, task.train) for task in tasks], prompts), 1):
-        _show_prompt(console, number, name, example, count, settings.max_input)
-    for finding in audit_stream(source, stream, count, settings.max_input).findings:
+        _show_prompt(console, number, name, example, asking, settings.max_input)
+    for finding in audit_stream(source, stream, asking.count if asking else None, settings.max_input).findings:
         console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{file}: can be run with `clbench run --method ... --stream {file}`", highlight=False, soft_wrap=True
@@ -120,12 +116,33 @@ def _spread(tasks: Sequence[tuple[str, Sequence[Example]]], count: int) -> list[
     return list(islice(in_turn, count))
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How a backbone is asked: its tokenizer, and what puts an example into the form of its prompts (None: as it is)."""
+
+    tokenizer: Any
+    form: Callable[[Example], Example] | None
+
+    def asked(self, example: Example) -> Example:
+        """Return the example with the prompt that the backbone reads."""
+        return self.form(example) if self.form else example
+
+    def count(self, examples: Sequence[Example]) -> list[int]:
+        """Return how many tokens the backbone reads of each."""
+        return self.lengths([self.asked(example).prompt for example in examples])
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens texts have."""
+        return [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+
+
 def _show_prompt(
-    console: Console, number: int, task: str, example: Example, count: CountTokens | None, max_input: int
+    console: Console, number: int, task: str, example: Example, asking: Asking | None, max_input: int
 ) -> None:
     tokens = ""
-    if count is not None:
-        prompt, target = count([example.prompt, example.target])
+    if asking is not None:
+        example = asking.asked(example)
+        prompt, target = asking.lengths([example.prompt, example.target])
         shortened = f", shortened to {max_input}" if prompt > max_input else ""
         tokens = f" ({prompt} tokens{shortened}; target {target} tokens)"
     console.rule(f"prompt {number}, task {escape(task)}{tokens}", align="left")
@@ -133,15 +150,14 @@ def _show_prompt(
     console.print(f"-> {example.target}", style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
-def _tokenizer(backbone: str, max_input: str | None, stream: Stream, data: str) -> tuple[Settings, CountTokens | None]:
+def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> tuple[Settings, Asking | None]:
     given = {"stream": stream.name, "data": data} | ({} if max_input is None else {"max_input": max_input})
     if backbone == NO_TOKENS:
         return resolve_settings(given), None
     settings = resolve_settings({**given, "backbone": backbone})
-    from .backbone import load_tokenizer
+    from .backbone import load_tokenizer, prompt_form_of
 
-    tokenizer = load_tokenizer(backbone)
-    return settings, lambda texts: [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
+    return settings, Asking(load_tokenizer(backbone), prompt_form_of(backbone, settings.template))
 
 
 @click.command()
@@ -162,8 +178,10 @@ def audit(
         raise ClbenchError("--order and --stream both name the stream; give one")
     chosen = find_stream(order or stream or Settings.stream)
     data = str(chosen.file or data)
-    settings, count = _tokenizer(backbone, max_input, chosen, data)
-    result = audit_stream(open_source(data, layout, chosen), chosen, count, settings.max_input)
+    settings, asking = _asking(backbone, max_input, chosen, data)
+    result = audit_stream(
+        open_source(data, layout, chosen), chosen, asking.count if asking else None, settings.max_input
+    )
     if style == "json":
         click.echo(json.dumps(asdict(result) | {"errors": result.errors}, indent=1, ensure_ascii=False))
     else:

@@ -27,6 +27,7 @@ from .hookspecs import hookimpl
 from .learner import Learner
 from .metrics import cells_to_evaluate
 from .protocol import execute_run, run_files
+from .runs import Plan
 from .sources import Selection, make_tasks, open_source
 from .store import RunFiles, read_record
 
@@ -40,8 +41,8 @@ LONG = 24 * 3600  # seconds; a run that takes longer is worth a warning
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run: its tasks, how many of them are learned already, and the fault of its checkpoint, if it has one."""
+class Extent:
+    """What a run comprises: its tasks, how many of them are learned already, and the fault of its checkpoint, if it has one."""
 
     stream: Stream
     settings: Settings
@@ -139,44 +140,44 @@ class CheckpointSize:
 
 
 def show_dry_run(
-    console: Console,
-    plans: Sequence[tuple[Stream, Settings]],
-    plugins: Plugins,
-    method: Method,
-    options: Mapping[str, Any],
-    results: Path,
-    force: bool,
-    save_adapter: bool,
+    console: Console, plans: Sequence[Plan], plugins: Plugins, results: Path, force: bool, save_adapter: bool
 ) -> None:
     """Print what the runs will do and take. Nothing is left in the results folder, and nothing is refused."""
-    read_once, found = cache(open_source), []
-    for stream, settings in plans:
-        source = read_once(settings.data, settings.layout, stream if stream.read else None)
-        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
-        files = run_files(results, settings, method, options, tasks)
-        found.append(Plan(stream, settings, tasks, *_reached(files, len(tasks), force, save_adapter)))
-    warnings = [f"{plan.name}: {plan.fault}" for plan in found if plan.fault]
-    pending = [plan for plan in found if plan.left]
+    found = _extents(plans, results, force, save_adapter)
+    warnings = [f"{extent.name}: {extent.fault}" for extent in found if extent.fault]
+    pending = [extent for extent in found if extent.left]
     estimates: dict[str, Estimate] = {}
     calibrations: dict[Settings, Calibration] = {}
-    if pending:
-        settings = pending[0].settings
-        with console.status(f"loading backbone {settings.backbone}"):
-            backbone = load_backbone_of(settings)
-        try:
-            for plan in pending:
-                kind = replace(plan.settings, stream="", seed=0)
-                if kind not in calibrations:
-                    with console.status(f"calibrating on {backbone.device}: {plan.stream.name}"):
-                        calibrations[kind] = calibrate(plan, backbone, plugins, method, options, save_adapter)
-                estimates[plan.name] = estimate(plan, calibrations[kind], backbone)
-        except ClbenchError as error:
-            warnings.append(f"the calibration failed, and so may the run: {error}{_memory_advice(error)}")
-    console.print(_table(found, estimates, method.name))
+    try:
+        if pending:
+            with console.status(f"loading backbone {pending[0].settings.backbone}"):
+                backbone = load_backbone_of(pending[0].settings)
+        for extent in pending:
+            kind = replace(extent.settings, stream="", seed=0)
+            if kind not in calibrations:
+                with console.status(f"calibrating on {backbone.device}: {extent.name}"):
+                    calibrations[kind] = calibrate(
+                        extent, backbone, plugins, plans[0].method, plans[0].options, save_adapter
+                    )
+            estimates[extent.name] = estimate(extent, calibrations[kind], backbone)
+    except ClbenchError as error:
+        warnings.append(f"the calibration failed, and so may the run: {error}{_memory_advice(error)}")
+    console.print(_table(found, estimates, plans[0].method.name))
     for line in _totals(estimates, list(calibrations.values())):
         console.print(line, highlight=False)
     for line in [*warnings, *_warnings(pending, estimates, list(calibrations.values()), results)]:
         console.print(f"warning: {line}", style="yellow", highlight=False)
+
+
+def _extents(plans: Sequence[Plan], results: Path, force: bool, save_adapter: bool) -> list[Extent]:
+    read_once, found = cache(open_source), []
+    for plan in plans:
+        stream, settings = plan.stream, plan.settings
+        source = read_once(settings.data, settings.layout, stream if stream.read else None)
+        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
+        files = run_files(results, settings, plan.method, plan.options, tasks)
+        found.append(Extent(stream, settings, tasks, *_reached(files, len(tasks), force, save_adapter)))
+    return found
 
 
 def _reached(files: RunFiles, tasks: int, force: bool, save_adapter: bool) -> tuple[int, str]:
@@ -195,15 +196,15 @@ def _reached(files: RunFiles, tasks: int, force: bool, save_adapter: bool) -> tu
 
 
 def calibrate(
-    plan: Plan, backbone: Backbone, plugins: Plugins, method: Method, options: Mapping[str, Any], save_adapter: bool
+    extent: Extent, backbone: Backbone, plugins: Plugins, method: Method, options: Mapping[str, Any], save_adapter: bool
 ) -> Calibration:
-    """Run the method for a few steps on a few of the plan's tasks, in a temporary folder, and return what that took.
+    """Run the method for a few steps on a few of the run's tasks, in a temporary folder, and return what that took.
 
     Raises:
         ClbenchError: as the run itself.
     """
-    chosen = _cut(plan, backbone)
-    settings = replace(plan.settings, epochs=min(plan.settings.epochs, STEPS), matrix="op")
+    chosen = _cut(extent, backbone)
+    settings = replace(extent.settings, epochs=min(extent.settings.epochs, STEPS), matrix="op")
     options = dict(options)
     if options.get("memory_ratio"):  # so many that a replayed batch is a whole one
         options["memory_ratio"] = max(options["memory_ratio"], min(1.0, settings.batch_size / len(chosen[0].train)))
@@ -213,7 +214,7 @@ def calibrate(
         files = RunFiles(Path(folder), "calibration")
         size = CheckpointSize(files)
         record = execute_run(
-            settings, plan.stream, chosen, backbone, plugins, method, options, files, [size], save_adapter
+            settings, extent.stream, chosen, backbone, plugins, method, options, files, [size], save_adapter
         )
         adapter = sum(path.stat().st_size for path in files.adapter.rglob("*")) if save_adapter else 0
         answers, written = files.answers.stat().st_size, files.record.stat().st_size
@@ -240,15 +241,15 @@ def calibrate(
     )  # fmt: skip
 
 
-def _cut(plan: Plan, backbone: Backbone) -> list[Task]:
+def _cut(extent: Extent, backbone: Backbone) -> list[Task]:
     """Return up to three tasks with a few rows each: any, the one with the longest prompts, the one with the shortest.
 
     The rows are spread evenly over the lengths of their task, the longest one among them: it decides on the memory.
     """
-    settings = plan.settings
-    by_length = sorted(plan.tasks, key=lambda task: _tokens(task.train, backbone, settings))
+    settings = extent.settings
+    by_length = sorted(extent.tasks, key=lambda task: _tokens(task.train, backbone, settings))
     ends = [by_length[-1], by_length[0]] if len(by_length) > 1 else by_length
-    others = [task for task in plan.tasks if task not in ends]
+    others = [task for task in extent.tasks if task not in ends]
     batches = max(1, STEPS // settings.epochs)
 
     def spread(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
@@ -275,35 +276,35 @@ def _tokens(rows: Sequence[Example], backbone: Backbone, settings: Settings) -> 
     return mean(_lengths(rows, backbone, settings)) if rows else 0.0
 
 
-def estimate(plan: Plan, calibration: Calibration, backbone: Backbone) -> Estimate:
+def estimate(extent: Extent, calibration: Calibration, backbone: Backbone) -> Estimate:
     """Return what is left of a run in seconds, and the bytes that it leaves."""
-    settings = plan.settings
+    settings = extent.settings
 
     def total(line: Line, rows: Sequence[Example]) -> float:
         return line.seconds(_tokens(rows, backbone, settings)) * len(rows)
 
     return Estimate(
-        sum(total(calibration.learn, task.train) for task in plan.left) * settings.epochs,
-        sum(total(calibration.ask, task.test) for task in plan.asked),
-        calibration.record + calibration.adapter + round(calibration.answer * sum(len(t.test) for t in plan.asked)),
+        sum(total(calibration.learn, task.train) for task in extent.left) * settings.epochs,
+        sum(total(calibration.ask, task.test) for task in extent.asked),
+        calibration.record + calibration.adapter + round(calibration.answer * sum(len(t.test) for t in extent.asked)),
     )
 
 
-def _table(plans: Sequence[Plan], estimates: Mapping[str, Estimate], method: str) -> Table:
+def _table(extents: Sequence[Extent], estimates: Mapping[str, Estimate], method: str) -> Table:
     table = Table("Run", "Tasks", title=f"Dry run: {method}", title_justify="left")
     for column in ("Rows", "Steps", "Evaluations", "Learning", "Evaluating"):
         table.add_column(column, justify="right")
-    for plan in plans:
-        if not plan.left:
-            table.add_row(plan.name, f"{len(plan.tasks)}, finished", *["-"] * 5)
+    for extent in extents:
+        if not extent.left:
+            table.add_row(extent.name, f"{len(extent.tasks)}, finished", *["-"] * 5)
             continue
-        took = estimates.get(plan.name)
+        took = estimates.get(extent.name)
         table.add_row(
-            plan.name,
-            f"{len(plan.tasks)}" + (f", {plan.done} finished" if plan.done else ""),
-            f"{sum(len(task.train) for task in plan.left):,}",
-            f"{plan.steps:,}",
-            f"{len(plan.asked):,} ({sum(len(task.test) for task in plan.asked):,} questions)",
+            extent.name,
+            f"{len(extent.tasks)}" + (f", {extent.done} finished" if extent.done else ""),
+            f"{sum(len(task.train) for task in extent.left):,}",
+            f"{extent.steps:,}",
+            f"{len(extent.asked):,} ({sum(len(task.test) for task in extent.asked):,} questions)",
             duration(took.learn) if took else "?",
             duration(took.ask) if took else "?",
         )
@@ -331,14 +332,16 @@ def _while_running(calibrations: Sequence[Calibration]) -> int:
 
 
 def _warnings(
-    plans: Sequence[Plan], estimates: Mapping[str, Estimate], calibrations: Sequence[Calibration], results: Path
+    extents: Sequence[Extent], estimates: Mapping[str, Estimate], calibrations: Sequence[Calibration], results: Path
 ) -> list[str]:
     lines = []
-    for plan in plans:
-        took = estimates.get(plan.name)
-        cells, fewest = len(plan.asked), 2 * len(plan.tasks) - 1
+    for extent in extents:
+        took = estimates.get(extent.name)
+        cells, fewest = len(extent.asked), 2 * len(extent.tasks) - 1
         if cells > fewest and (took is None or took.ask > took.learn / 2):
-            lines.append(f"{plan.name}: --matrix {plan.settings.matrix} asks for {cells} evaluations; bwt: {fewest}")
+            lines.append(
+                f"{extent.name}: --matrix {extent.settings.matrix} asks for {cells} evaluations; bwt: {fewest}"
+            )
     if not calibrations or not estimates:
         return lines
     seconds = sum(value.learn + value.ask for value in estimates.values())
@@ -348,7 +351,7 @@ def _warnings(
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if disk > free:
         lines.append(f"{size(disk)} of disk are needed, {size(free)} are free at {results}")
-    memory, there = max(calibration.memory for calibration in calibrations), _device_memory(plans[0])
+    memory, there = max(calibration.memory for calibration in calibrations), _device_memory(extents[0])
     if memory > 0.9 * there:
         lines.append(
             f"{size(memory)} of {size(there)} memory: close to the limit; see --micro-batch, --eval-batch-size"
@@ -356,8 +359,8 @@ def _warnings(
     return lines
 
 
-def _device_memory(plan: Plan) -> int:
-    if torch.cuda.is_available() and plan.settings.device.startswith(("auto", "cuda")):
+def _device_memory(extent: Extent) -> int:
+    if torch.cuda.is_available() and extent.settings.device.startswith(("auto", "cuda")):
         return torch.cuda.mem_get_info()[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

@@ -54,7 +54,10 @@ def learn_task(learner: Learner, task: Task) -> Mapping[str, float]:  # type: ig
 
 @hookspec(firstresult=True)
 def evaluate(learner: Learner, task: Task) -> Sequence[str]:  # type: ignore[empty-body]
-    """Answer the task's test questions, one string each, in their order. The harness scores them."""
+    """Answer the task's test questions, one string each, in their order. The harness scores them.
+
+    Whoever passes the task's labels to `learner.answer` answers as the setting `answers` says.
+    """
 
 
 @hookspec

@@ -4,9 +4,13 @@ Files are kept in the hub's own cache, so that HF_HUB_OFFLINE=1 works once they 
 """
 
 import random
+import ssl
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from .seeding import derive_seed
 from .streams import HubData, TaskSpec
 from .templates import Template, cells
 
+PATIENCE = 10  # seconds to wait for the hub's first answer
 POOL = 5000  # rows per class that are taken out of a data set; a run samples from them
 
 
@@ -51,9 +56,28 @@ def _local_copy(mirror: Path, hub: HubData) -> Path:
 
 
 def _download(hub: HubData, pattern: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
-    return Path(snapshot_download(hub.id, repo_type="dataset", revision=hub.revision, allow_patterns=[pattern]))
+    local = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
+    return Path(
+        snapshot_download(
+            hub.id, repo_type="dataset", revision=hub.revision, allow_patterns=[pattern], local_files_only=local
+        )
+    )
+
+
+@cache
+def _answers(address: str) -> bool:
+    """Return whether the hub answers at all; if it does not, `huggingface_hub` tries half a minute for every file list."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # `huggingface_hub` may know more certificates
+    except OSError:
+        return False
+    return True
 
 
 def _load(files: Sequence[str]) -> Any:

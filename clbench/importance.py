@@ -3,7 +3,7 @@
 Elementwise on flat vectors of shape (weights,), without waiting for the device and without a limit on their length.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,23 +48,34 @@ class Importance:
 
 
 def quantile(values: Tensor, part: float) -> Tensor:
-    """Return the linearly interpolated quantile of a vector, a scalar; unlike torch.quantile of any length."""
-    position = part * (values.numel() - 1)
+    """Return the linearly interpolated quantile along the last axis, which stays with length 1; of any length.
+
+    Taken with `topk`: torch.quantile ends at 2**24 values, and on CUDA torch.kthvalue leaves a row to a single block.
+    """
+    count = values.shape[-1]
+    position = part * (count - 1)
     below = int(position)
-    lower = values.kthvalue(below + 1).values
-    upper = values.kthvalue(min(below + 2, values.numel())).values
+    highest = values.topk(count - below).values  # the last one has `below` values under it
+    lower, upper = highest[..., -1:], highest[..., -2:][..., :1]
     return lower + (position - below) * (upper - lower)
 
 
-def top_mask(scores: Tensor, top: float, strict: bool = False, parts: Iterable[Tensor] | None = None) -> Tensor:
-    """Return which weights lie in the top part (0..1) of the scores, as booleans of the scores' shape.
+def top_mask(scores: Tensor, top: float, strict: bool = False, groups: Sequence[Tensor] | None = None) -> Tensor:
+    """Return which weights lie in the top part (0..1) of the scores (weights,), as booleans.
 
     Args:
         strict: a weight must lie above the threshold, not on it.
-        parts: views that together make up `scores`, to give each its own threshold.
+        groups: positions that make up all weights, each (parts, size), to give every part a threshold of its own.
     """
-    if parts is not None:
-        return torch.cat([top_mask(part.flatten(), top, strict) for part in parts])
+    if groups is None:
+        return _above(scores, top, strict)
+    mask = torch.empty_like(scores, dtype=torch.bool)
+    for positions in groups:
+        mask[positions] = _above(scores[positions], top, strict)
+    return mask
+
+
+def _above(scores: Tensor, top: float, strict: bool) -> Tensor:
     threshold = quantile(scores, 1 - top)
     return scores > threshold if strict else scores >= threshold
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .statistics import Standing
 
 Record = Mapping[str, Any]
-ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test")
+ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 SIGNIFICANCE_NOTE = (
@@ -70,15 +70,27 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
     kept = [r for r in records if stream in (None, r["stream"]["name"], r["stream"]["family"])]
     varied, varied_options = _varied_settings(kept), _varied_options(kept)
     groups: dict[tuple[str, ...], dict[tuple[str, int], Record]] = defaultdict(dict)
-    for record in sorted(kept, key=lambda r: r.get("finished", "")):
+    kept.sort(key=lambda r: r.get("finished", ""))
+    defaults = _default_options(kept)
+    for record in kept:
         run = (record["stream"]["name"], record["settings"]["seed"])
-        groups[_group_key(record)][run] = record
+        groups[_group_key(record, defaults[record["method"]])][run] = record
     rows = [_row(list(group.values()), varied, varied_options) for group in groups.values()]
     return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
 
 
-def _group_key(record: Record) -> tuple[str, ...]:
-    return (record["method"], json.dumps(record["options"], sort_keys=True), *_board_key(record))
+def _group_key(record: Record, defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    options = {**defaults, **record["options"]}  # what a record of an earlier version does not name
+    return (record["method"], json.dumps(options, sort_keys=True), *_board_key(record))
+
+
+def _default_options(records: Sequence[Record]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the defaults of each method's options, as far as the records tell; later records count more."""
+    defaults: dict[str, dict[str, Any]] = defaultdict(dict)
+    for record in records:
+        changed = record.get("changed_options", {})
+        defaults[record["method"]] |= {name: v for name, v in record["options"].items() if name not in changed}
+    return defaults
 
 
 def _board_key(record: Record) -> tuple[str, ...]:
@@ -94,8 +106,10 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _varied_settings(records: Sequence[Record]) -> list[str]:
-    names = [name for name in (records[0]["settings"] if records else {}) if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
-    return [name for name in names if len({str(record["settings"].get(name)) for record in records}) > 1]
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    known = {name: None for record in records for name in record["settings"]}
+    names = [name for name in known if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
+    return [n for n in names if len({str(record["settings"].get(n, defaults.get(n))) for record in records}) > 1]
 
 
 def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
@@ -108,7 +122,9 @@ def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
 
 
 def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[tuple[str, str]]) -> Row:
-    first = records[0]
+    first = max(
+        records, key=lambda record: record.get("finished", "")
+    )  # the newest knows the method's present defaults
     op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
     bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
     return Row(
@@ -162,9 +178,18 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         slug(settings["data"]),
         limits,
         f"{settings['epochs']} ep",
-        f"lr {settings['learning_rate']:g}",
+        f"lr {learning_rate(record):g}",
     ]
-    return ", ".join(parts + [f"{name}={settings.get(name)}" for name in varied])
+    if settings.get("answers", "generate") != "generate":
+        parts.append(f"answers={settings['answers']}")
+    defaults = asdict(Settings())
+    return ", ".join(parts + [f"{name}={settings.get(name, defaults.get(name))}" for name in varied])
+
+
+def learning_rate(record: Record) -> float:
+    """Return the rate a record's weights were trained at: a method's own option of that name wins over the setting."""
+    own = record["options"].get("learning_rate")
+    return record["settings"]["learning_rate"] if own is None else own
 
 
 def format_score(mean: float | None, std: float | None) -> str:

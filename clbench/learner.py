@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .answering import generate_answers
+from .answering import choose_labels, generate_answers
 from .backbone import Backbone, attach_adapter
 from .batches import (
     Batch,
@@ -28,11 +27,11 @@ from .batches import (
     target_tokens,
 )
 from .blocks import ADAPTER_FILE, Blocks
-from .checkpointing import set_checkpointing, without_checkpointing
+from .checkpointing import set_checkpointing
 from .compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from .cost import Cost, Stopwatch
 from .lora import fuse_lora
-from .loss import batch_loss, scores_of_labels
+from .loss import batch_loss, scores_of_labels, with_weights
 from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
@@ -63,6 +62,7 @@ class Learner:
         settings: the run's settings.
         stream_length: how many tasks the run's stream has.
         device: where the model is.
+        room: how large a batch of questions may be on that device.
         cost: what the current task has cost so far.
         phase: the latest phase that `training` returned.
     """
@@ -78,6 +78,7 @@ class Learner:
             settings.max_input, settings.max_target or settings.max_answer, settings.template
         )
         self.model = backbone.model
+        self.room = backbone.room
         self.adapter: PeftModel | None = None
         self.blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
@@ -221,7 +222,7 @@ class Learner:
             weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
                 are; the loss can be differentiated with respect to it.
         """
-        with self._counting(batch):
+        with self.cost.forward_pass(len(batch.labels)):
             loss = self._compiled(batch) if self._compiled is not None and weights is None else None
             if loss is None:
                 loss = batch_loss(self.model, self._call(weights), batch, choose=self._compiled is None)
@@ -238,26 +239,13 @@ class Learner:
             weights: as in `loss`.
         """
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
-        with self._counting(batch):
+        with self.cost.forward_pass(len(batch.labels)):
             return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
-
-    @contextmanager
-    def _counting(self, batch: Batch) -> Iterator[None]:
-        with self.cost.harness:
-            self.cost.forward_batches += 1
-            self.cost.forward_rows += len(batch.labels)
-            yield
 
     def _call(self, weights: Tensor | None) -> Callable[..., Any]:
         if weights is None:
             return self.model
-
-        def call(**inputs: Any) -> Any:
-            checkpointed = self.settings.gradient_checkpointing  # whose second pass would see the current weights
-            with without_checkpointing(self.model) if checkpointed else nullcontext():
-                return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
-
-        return call
+        return with_weights(self.model, self.weights.views(weights), self.settings.gradient_checkpointing)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -375,16 +363,21 @@ class Learner:
         top_k: int | None = None,
         repetition_penalty: float = 1.0,
         max_answer: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[str]:
         """Return the model's greedy answers, in the order of the examples; the weights stay as they are.
 
         An answer ends after `max_answer` tokens of the settings or, without, of its task.
 
         Args:
+            labels: the closed set of right answers, none for free text. Under the setting `answers=labels` the answer is the
+                one of them that the model prefers; otherwise they are not looked at.
             top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
             repetition_penalty: above 1, tokens that stand in the answer already become less likely.
             max_answer: tokens after which every answer ends, whatever settings and task say.
         """
+        if labels and self.settings.answers == "labels":
+            return choose_labels(self, examples, labels)
         drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         if repetition_penalty != 1.0:
             drawn["repetition_penalty"] = repetition_penalty

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .batches import IGNORED, Batch
+from .checkpointing import without_checkpointing
 
 Call = Callable[..., Any]  # a model, called with its inputs by name
 
@@ -35,6 +37,20 @@ def full_loss(call: Call, input_ids: Tensor, attention_mask: Tensor, labels: Ten
     scores = call(input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False).logits
     wanted = scores_of_labels(scores, labels).flatten(0, 1).float()
     return functional.cross_entropy(wanted, labels.flatten(), ignore_index=IGNORED)
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpointed: bool) -> Call:
+    """Return the model with other weights, by name, for its trained ones; it does not checkpoint then.
+
+    Args:
+        checkpointed: it does otherwise; but a second pass, within the backward one, would see its own weights.
+    """
+
+    def call(**inputs: Any) -> Any:
+        with without_checkpointing(model) if checkpointed else nullcontext():
+            return torch.func.functional_call(model, dict(weights), (), inputs)
+
+    return call
 
 
 def scores_of_labels(scores: Tensor, labels: Tensor) -> Tensor:

@@ -116,7 +116,8 @@ def reproduce(
     """
     from .errors import unknown
     from .ledger import read_ledger
-    from .reproduce import missing_runs, plan_sheet, read_scales, read_suite, suite_names, suite_sheet, suite_values
+    from .reproduce import missing_runs, plan_sheet, suite_sheet, suite_values
+    from .suite_files import read_scales, read_suite, suite_names
 
     console = Console()
     if name is None:
@@ -137,8 +138,10 @@ def reproduce(
         return
     if missing:
         _say_cost(console, missing, style)
-        _run_missing(Console(stderr=style != "table"), missing[:most], plugin_files, results, suite.draw == "maps")
+        _run_missing(Console(stderr=style != "table"), missing[:most], plugin_files, results)
     show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)
+    if suite.draw:
+        _draw_suite(Console(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
 
 
 def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...]) -> dict[str, Any]:
@@ -184,17 +187,87 @@ def _say_cost(console: Console, missing: list[PlannedRun], style: str) -> None:
         console.print(text, highlight=False)
 
 
-def _run_missing(
-    console: Console, missing: list[PlannedRun], plugin_files: tuple[Path, ...], results: Path, log_maps: bool
-) -> None:
-    from .cli import run_all
+def _run_missing(console: Console, missing: list[PlannedRun], plugin_files: tuple[Path, ...], results: Path) -> None:
     from .discovery import find_plugins
-    from .errors import ClbenchError
+    from .runs import make_runs
 
-    plugins = find_plugins(plugin_files)
-    for number, run in enumerate(missing, 1):
-        console.print(f"run {number} of {len(missing)}: {run.files.name}", highlight=False)
-        try:
-            run_all(console, [(run.stream, run.settings)], plugins, run.method, run.options, results, False, False)
-        except ClbenchError as error:  # the other runs do not depend on this one
-            console.print(f"failed: {error}", style="red", highlight=False, markup=False)
+    log_maps = any(run.log_maps for run in missing)
+    make_runs(console, missing, find_plugins(plugin_files), results, log_maps=log_maps, go_on=True)
+
+
+def _draw_suite(console: Console, suite: Suite, cells: list[PlannedCell], file: Path) -> None:
+    """Draw the picture of a suite from what is done, and say where it is, or why there is none."""
+    from .errors import ClbenchError
+    from .plots import draw, save
+    from .reproduce import suite_series
+
+    try:
+        save(draw(suite.draw, suite_series(cells), suite.title), file)
+    except ClbenchError as error:
+        console.print(f"no picture: {error}", style="yellow", highlight=False, markup=False)
+    else:
+        console.print(f"picture: {file}", highlight=False, markup=False)
+
+
+@click.command()
+@click.argument("kind", required=False)
+@click.argument("records", metavar="[RECORD]...", nargs=-1)
+@results_option
+@click.option("--stream", help="Keep one stream (long:1) or family (long).")
+@click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG, SVG or PDF, by its suffix. [KIND.png]")
+def plot(
+    kind: str | None,
+    records: tuple[str, ...],
+    results: Path,
+    stream: str | None,
+    methods: tuple[str, ...],
+    output: Path | None,
+) -> None:
+    """Draw recorded runs; without a KIND, list the kinds of pictures.
+
+    RECORD is a path, or a name in the results folder; without one, all records of the folder are drawn. Runs of one method that
+    differ in order and seed alone are averaged, as on the leaderboard.
+    """
+    from .errors import unknown
+    from .leaderboard import find_record
+    from .plots import KINDS, check_kind, draw, file_format, save, series_of
+    from .store import read_record, record_paths
+
+    console = Console()
+    if kind is None:
+        for name, about in KINDS.items():
+            console.print(f"{name:10} {about}", highlight=False)
+        return
+    check_kind(kind)
+    file = output or Path(f"{kind}.png")
+    file_format(file)
+    paths = [find_record(name, results) for name in records] or record_paths(results)
+    found = {path: read_record(path) for path in paths}
+    known = {record["method"] for record in found.values()}
+    for name in methods:
+        if name not in known:
+            raise unknown("recorded method", name, sorted(known))
+    kept = {path: record for path, record in found.items() if record["method"] in (methods or known)}
+    save(draw(kind, series_of(kept, kind, stream)), file)
+    console.print(f"{file}", highlight=False, markup=False)
+
+
+@click.command()
+@results_option
+@click.option("--stream", help="Keep one stream (long:1) or family (long).")
+@source_option
+@ledger_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), help="[report.html]")
+def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
+    """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
+    from .ledger import read_ledger
+    from .store import write_atomically
+
+    console = Console()
+    with console.status("making the report"):
+        from .report import make_report
+
+        page = make_report(results, read_ledger(ledger), source, stream)
+    write_atomically(output, lambda path: path.write_text(page, "utf-8"))
+    console.print(f"{output}", highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pluggy
 import torch
 
 from . import metrics
+from .answering import label_trie
 from .backbone import Backbone, adapted_modules
 from .checkpoint import load_checkpoint, restore_state, save_checkpoint, state_of
 from .cost import CostMeter
@@ -30,6 +33,9 @@ from .settings import Settings
 from .sources import check_labels_round_trip, fingerprint, fingerprint_questions
 from .store import SCHEMA_VERSION, RunFiles, write_atomically
 from .streams import Example, Stream, Task
+from .verification import count_disagreement
+
+LEARNER_FILE = "learner.json"  # in the folder of a saved run
 
 
 @dataclass(eq=False)
@@ -37,7 +43,8 @@ class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text.
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
+    watchers keep, by their names.
     """
 
     scores: list[list[float | None]]
@@ -47,7 +54,9 @@ class Progress:
     costs: list[dict[str, float | None]] = field(default_factory=list)
     learn_seconds: list[float] = field(default_factory=list)
     evaluate_seconds: list[list[float]] = field(default_factory=list)
+    verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
+    logs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -85,10 +94,10 @@ class Run:
             ) from error
         if not torch.isfinite(self.learner.weights.data).all():
             raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; "
-                f"try a learning rate below {self.settings.learning_rate:g}"
+                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
             )
-        self.progress.learn_seconds.append(round(time.perf_counter() - begin, 3))
+        seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
+        self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
@@ -101,24 +110,38 @@ class Run:
         for j in which:
             task = self.tasks[j]
             begin = time.perf_counter()
-            try:
-                answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
-            except ClbenchError:
-                raise
-            except Exception as error:  # a method may raise anything
-                raise ClbenchError(
-                    f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
-                ) from error
-            if len(answers) != len(task.test):
-                raise ClbenchError(
-                    f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
-                    f"of task '{task.name}'"
-                )
+            answers = self.ask(task)
             accepted = [example.accepted for example in task.test]
             self.progress.scores[index][j] = score_answers(task.metric, answers, accepted, self.metrics)
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
         self.progress.evaluate_seconds.append(seconds)
+        for j in which if self.settings.verify_answers else ():
+            task = self.tasks[j]
+            counts = count_disagreement(self.learner, task, self.settings.verify_answers, self.ask)
+            if counts is not None:
+                self.progress.verified.append({"after": index, "task": task.name, **counts})
+
+    def ask(self, task: Task) -> list[str]:
+        """Return the method's answers to a task's test questions.
+
+        Raises:
+            ClbenchError: the method fails or does not give one answer a question.
+        """
+        try:
+            answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
+        except ClbenchError:
+            raise
+        except Exception as error:  # a method may raise anything
+            raise ClbenchError(
+                f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
+            ) from error
+        if len(answers) != len(task.test):
+            raise ClbenchError(
+                f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
+                f"of task '{task.name}'"
+            )
+        return answers
 
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.
@@ -170,7 +193,7 @@ class DefaultProtocol:
     @hookimpl(trylast=True)
     def evaluate(self, learner: Learner, task: Task) -> list[str]:
         """Answer with the learner as it is."""
-        return learner.answer(task.test)
+        return learner.answer(task.test, labels=task.labels)
 
 
 def run_files(
@@ -213,6 +236,9 @@ def execute_run(
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol(), CostMeter(instance), *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks))
+    choosing = settings.answers == "labels" or settings.verify_answers > 0
+    for task in (task for task in tasks if choosing and task.labels):
+        label_trie(learner, task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:
@@ -220,13 +246,21 @@ def execute_run(
             run.begin()
             manager.hook.run_stream(run=run)
             if save_adapter:
-                write_atomically(files.adapter, learner.save)
+                write_atomically(files.adapter, partial(_save_learner, learner, method, options))
             record = make_record(run, stream, method, options) | {"plugins": list(plugins.modules), "audit": audit}
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
         learner.detach()
     return record
+
+
+def _save_learner(learner: Learner, method: Method, options: Mapping[str, Any], folder: Path) -> None:
+    """Write the weights, and beside them what `clbench.loading.load_learner` needs to make their learner again."""
+    learner.save(folder)
+    made = {"method": method.name, "options": dict(options), "settings": asdict(learner.settings)}
+    text = json.dumps({**made, "stream_length": learner.stream_length}, indent=1) + "\n"
+    (folder / LEARNER_FILE).write_text(text, "utf-8")
 
 
 def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,6 +296,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         },
         "learned": progress.learned,
         "costs": progress.costs,
+        "verified_answers": progress.verified,
         "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
         "lora_targets": adapted_modules(run.learner.adapter, settings),
         "trainable_weights": len(run.learner.weights),

@@ -1,101 +1,50 @@
-"""Suites: a published table or figure as the runs behind it; which of them are missing, what they cost, and the table again."""
+"""The runs behind a published table or figure: which of them are missing, what they cost, and the table with our numbers."""
 
 from __future__ import annotations
 
 import statistics
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compare import differences
-from .errors import ClbenchError, unknown
+from .errors import ClbenchError
 from .leaderboard import format_score, make_rows, options_text, recipe_text
 from .ledger import Published
 from .metrics import cells_to_evaluate
+from .plots import Series
+from .runs import Plan
 from .settings import Settings, resolve_settings
 from .store import RunFiles, read_record, slug
 from .streams import Stream, find_stream, known_streams
+from .suite_files import DRAWS_MAPS, MEASURES, Column, Line, Scale, Suite
 from .tables import Sheet
 
 if TYPE_CHECKING:
-    from .discovery import Method, Plugins
+    from .discovery import Plugins
 
-SCALES = "scales.toml"
-MEASURES = {"op": "OP", "bwt": "BWT", "minutes_per_epoch": "min/epoch"}
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table: its stream (one, or a family), measures, and what it sets. `key` is its name in the ledger."""
+class PlannedRun(Plan):
+    """One run of a suite: what is run, the files it leaves, and what it is estimated to take.
 
-    label: str
-    stream: str
-    measures: Sequence[str]
-    key: str = ""
-    scales: Sequence[str] = ("toy", "small", "paper")
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a table: its label in the paper, our method, and what it sets."""
-
-    label: str
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A table or figure of a paper as runs; `table` is its name in the ledger, `draw` the kind of picture."""
-
-    name: str
-    title: str
-    source: str
-    columns: Sequence[Column]
-    rows: Sequence[Line]
-    table: str = ""
-    draw: str = ""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large a suite is run: seeds, orders of each stream family, and settings."""
-
-    name: str
-    about: str
-    seeds: int
-    orders: Mapping[str, int]
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a suite: what `clbench run` would be given, the files it leaves, and what it is estimated to take.
-
-    `seconds` is none where no record of this backbone tells.
+    `seconds` is none where no record of this backbone tells; with `log_maps` the run must have its maps beside the record.
     """
 
-    method: Method
-    options: Mapping[str, Any]
-    stream: Stream
-    settings: Settings
     files: RunFiles
     seconds: float | None = None
+    log_maps: bool = False
 
     @property
     def is_done(self) -> bool:
-        """Whether the record is there."""
-        return self.files.record.exists()
+        """Whether everything that is wanted of the run is there."""
+        return self.files.record.exists() and (self.files.maps.exists() or not self.log_maps)
 
     @property
     def is_begun(self) -> bool:
@@ -116,50 +65,6 @@ class PlannedCell:
     def records(self) -> list[dict[str, Any]]:
         """The records of the runs that are done."""
         return [read_record(run.files.record) for run in self.runs if run.is_done]
-
-
-def suite_names() -> list[str]:
-    """Return the names of all suites, table10 after table9."""
-    names = [
-        file.name.removesuffix(".toml") for file in files("clbench.suites").iterdir() if file.name.endswith(".toml")
-    ]
-    return sorted(
-        (name for name in names if f"{name}.toml" != SCALES),
-        key=lambda name: (name.rstrip("0123456789")[::-1], len(name), name),
-    )
-
-
-def read_suite(name: str) -> Suite:
-    """Return a suite by name, or from a TOML file of one's own.
-
-    Raises:
-        ClbenchError: no such suite, or a malformed file.
-    """
-    if name.endswith(".toml"):
-        place: Any = Path(name)
-    elif name in suite_names():
-        place = files("clbench.suites").joinpath(f"{name}.toml")
-    else:
-        raise unknown("suite", name, suite_names())
-    try:
-        content = tomllib.loads(place.read_text("utf-8"))
-        columns = [Column(**column) for column in content.pop("columns")]
-        rows = [Line(**row) for row in content.pop("rows")]
-        suite = Suite(name=place.name.removesuffix(".toml"), columns=columns, rows=rows, **content)
-    except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError) as error:
-        raise ClbenchError(f"suite '{place}': {' '.join(str(error).split())}") from None
-    for column in suite.columns:
-        for measure in column.measures:
-            if measure not in MEASURES:
-                raise unknown(f"suite '{name}': measure", measure, MEASURES)
-    return suite
-
-
-@cache
-def read_scales() -> dict[str, Scale]:
-    """Return the scales by name."""
-    content = tomllib.loads(files("clbench.suites").joinpath(SCALES).read_text("utf-8"))
-    return {name: Scale(name, **values) for name, values in content.items()}
 
 
 def plan_suite(
@@ -195,7 +100,8 @@ def plan_suite(
             runs = _plan_cell(
                 row, column, scale, plugins, results, given, seeds or range(1, scale.seeds + 1), estimate, open_tasks
             )
-            cells.append(PlannedCell(row, column, runs))
+            log_maps = suite.draw in DRAWS_MAPS
+            cells.append(PlannedCell(row, column, [replace(run, log_maps=log_maps) for run in runs]))
         except ClbenchError as error:
             why = "not available" if row.method not in plugins.methods else str(error)
             cells.append(PlannedCell(row, column, why_not=why))
@@ -285,9 +191,10 @@ def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequen
 
 
 def missing_runs(cells: Sequence[PlannedCell]) -> list[PlannedRun]:
-    """Return the runs that have no record yet, each once, in the order of the table."""
+    """Return the runs that are not done, each once, in the order of the table but one backbone after another."""
     found = {run.files.record: run for cell in cells for run in cell.runs if not run.is_done}
-    return list(found.values())
+    backbones = list(dict.fromkeys(run.settings.backbone_arguments for run in found.values()))
+    return sorted(found.values(), key=lambda run: backbones.index(run.settings.backbone_arguments))
 
 
 def duration_text(seconds: Sequence[float | None]) -> str:
@@ -370,6 +277,27 @@ def suite_values(suite: Suite, cells: Sequence[PlannedCell], ledger: Sequence[Pu
     return values
 
 
+def suite_series(cells: Sequence[PlannedCell]) -> list[Series]:
+    """Return what is done of a suite, as a picture shows it.
+
+    Raises:
+        ClbenchError: nothing is.
+    """
+    found = [
+        Series(
+            cell.row.label,
+            cell.records,
+            cell.column.label or cell.column.key,
+            [run.files.maps for run in cell.runs if run.is_done],
+        )
+        for cell in cells
+        if any(run.is_done for run in cell.runs)
+    ]
+    if not found:
+        raise ClbenchError("none of its runs is done")
+    return found
+
+
 def published_cell(suite: Suite, cell: PlannedCell, ledger: Sequence[Published]) -> Published | None:
     """Return the ledger's row of a cell, none where the paper's text has no number."""
     for entry in ledger:
@@ -394,9 +322,8 @@ def suite_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell], ledger
         )
         of_row[one["row"]].append(digits + theirs)
     lines = [[label, *texts] for label, texts in of_row.items()]
-    notes = [
-        f"In parentheses: {suite.table or suite.title} of the paper ({suite.source}). Ours: --scale {scale.name}, {scale.about}."
-    ]
+    theirs = f"In parentheses: {suite.table} of the paper ({suite.source}). " if suite.table else ""
+    notes = [f"{theirs}Ours: --scale {scale.name}, {scale.about}."]
     return Sheet(suite.title, header, lines, left=(0,), notes=notes + suite_notes(suite, cells, ledger))
 
 

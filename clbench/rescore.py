@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import metrics
 from .answers import Cells, mean, row_scores
 from .metrics import METRICS, Metric
-from .settings import NOT_RECIPE
+from .settings import NOT_RECIPE, Settings
 from .tables import Sheet
 
 Record = Mapping[str, Any]
@@ -136,7 +136,9 @@ def _scores_alone(record: Record, alone: Sequence[Record]) -> list[float | None]
 
 
 def _recipe(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record["settings"].items() if name not in NOT_RECIPE}
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    named = {**defaults, **record["settings"]}
+    return {name: value for name, value in named.items() if name not in NOT_RECIPE}
 
 
 def _zero_shot(record: Record, untrained: Record | None) -> list[float | None]:

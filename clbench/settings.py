@@ -11,8 +11,8 @@ from .options import list_options, parse_options
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (
-    "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "compile",
-    "pad_multiple", "eval_batch_size",
+    "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "compile", "pad_multiple",
+    "eval_batch_size", "eval_tokens", "verify_answers",
 )  # fmt: skip
 
 
@@ -64,7 +64,12 @@ class Settings:
         str,
         "module names separated by commas, all-linear, or auto: the architecture's usual ones (T5: q,v; LLaMA: q_proj,v_proj)",
     ] = "auto"
-    eval_batch_size: Annotated[int, "examples per generation batch"] = 128
+    answers: Annotated[
+        Literal["generate", "labels"], "generate freely, or choose among a task's labels (constrained greedy decoding)"
+    ] = "generate"
+    verify_answers: Annotated[int, "test rows per task to answer both ways and compare; changes no score"] = 0
+    eval_batch_size: Annotated[int, "most examples per batch of answers"] = 128
+    eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers"] = 65536
     precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
         "auto"
     )
@@ -93,7 +98,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         at_least = {
-            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "limit_train": 1,
+            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "eval_tokens": 1,
+            "verify_answers": 0, "limit_train": 1,
             "limit_test": 1, "train_per_class": 1, "validation": 0, "learning_rate": 0, "warmup_steps": 0,
             "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1, "max_answer": 1, "lora_rank": 1,
             "pad_multiple": 1, "lora_alpha": 0, "lora_dropout": 0,
@@ -112,6 +118,11 @@ class Settings:
     def padding(self) -> int:
         """What the lengths of training batches are a multiple of."""
         return self.pad_multiple or (32 if self.compile == "cudagraphs" else 1)
+
+    @property
+    def backbone_arguments(self) -> tuple[str, str, str, int | None, str, bool]:
+        """What `load_backbone` is called with; two runs with the same arguments share a backbone."""
+        return self.backbone, self.device, self.precision, self.threads, self.quantize, self.trust_remote_code
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of one run: `NAME.json`, `NAME.answers.jsonl`, `NAME.adapter/`, and `NAME.checkpoint` until it is done."""
+    """The files of one run: `NAME.json`, `NAME.answers.jsonl`, where asked for `NAME.adapter/` and `NAME.maps.safetensors`, and
+    `NAME.checkpoint` until it is done.
+    """
 
     folder: Path
     name: str
@@ -77,6 +79,11 @@ class RunFiles:
     def adapter(self) -> Path:
         """The finished run's adapter in PEFT format, with `--save-adapter`."""
         return self.folder / f"{self.name}.adapter"
+
+    @property
+    def maps(self) -> Path:
+        """The finished run's maps (`clbench.maps`), with `--log-maps`."""
+        return self.folder / f"{self.name}.maps.safetensors"
 
     def write_record(self, record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> None:
         """Write answers and record; the record last, since it says that the run is finished."""
@@ -130,6 +137,15 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ClbenchError: no such folder, or a malformed record.
     """
+    return [read_record(path) for path in record_paths(folder)]
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder's records, sorted by name.
+
+    Raises:
+        ClbenchError: no such folder.
+    """
     if not folder.is_dir():
         raise ClbenchError(f"no results folder '{folder}'; make a first record with `clbench run`")
-    return [read_record(path) for path in sorted(folder.glob("*.json"))]
+    return sorted(folder.glob("*.json"))

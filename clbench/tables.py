@@ -18,11 +18,13 @@ from rich.table import Table
 STYLES = ("table", "md", "csv", "latex", "json")
 MANY = 7  # columns from which a table is a wide one
 ROOM = 13  # characters that each column of a wide table needs; with less, each line becomes a block
+LONG = 60  # LaTeX: characters from which a column is broken into lines
+PAGE = 76  # LaTeX: characters that a line takes
 _MARKUP = {"best": ("[bold]", "[/bold]"), "close": ("[underline]", "[/underline]")}
 _MARKDOWN = {"best": ("**", "**"), "close": ("<u>", "</u>")}
 _LATEX = {"best": (r"\textbf{", "}"), "close": (r"\underline{", "}")}
 _LATEX_CHARACTERS = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "--": "-{}-",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "±": r"$\pm$", "Δ": r"$\Delta$", "→": r"$\rightarrow$", "≤": r"$\leq$",
 }  # fmt: skip
@@ -129,14 +131,24 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """Return a sheet as a LaTeX tabular with booktabs rules, its notes as comments."""
-    aligns = "".join("l" if sheet.is_left(number) else "r" for number in range(len(sheet.header)))
+    """Return a sheet as a LaTeX tabular with booktabs rules, its notes as comments.
+
+    Columns of long texts are broken; a table that is wider than a page even so is scaled to the line (graphicx).
+    """
+    columns = [[_parts(cell)[0] for cell in column] for column in zip(sheet.header, *sheet.lines, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    aligns = "".join(
+        "r" if not sheet.is_left(number) else "l" if width < LONG else "p{7cm}" if width < 3 * LONG else "p{15cm}"
+        for number, width in enumerate(widths)
+    )
     body = [
         " & ".join(_marked(latex_escape(text), mark, _LATEX) for text, mark in map(_parts, line)) + r" \\"
         for line in sheet.lines
     ]
     head = " & ".join(map(latex_escape, sheet.header)) + r" \\"
     table = [rf"\begin{{tabular}}{{{aligns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    if sum(widths) + 2 * len(widths) > PAGE:
+        table = [r"\resizebox{\linewidth}{!}{%", *table, "}"]
     return "\n".join([*(f"% {note}" for note in sheet.notes), *table])
 
 

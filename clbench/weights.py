@@ -1,6 +1,8 @@
 """The flat view of the trainable weights: one vector of values and one of gradients, as the papers write them."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +63,14 @@ class Weights:
         """Return a vector of shape (weights,) as one view per parameter, by the parameter's name."""
         parts = vector.split([shape.numel() for shape in self._shapes.values()])  # one node of the graph for all
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+    @cached_property
+    def positions_by_size(self) -> Sequence[Tensor]:
+        """Where each parameter lies in the vector, stacked: one tensor (parameters, size) for all parameters of a size.
+
+        What is done to every parameter apart can so be done to all of a size at once.
+        """
+        groups = defaultdict(list)
+        for view in self.views(torch.arange(len(self), device=self.data.device)).values():
+            groups[view.numel()].append(view.flatten())
+        return [torch.stack(group) for group in groups.values()]

@@ -8,6 +8,9 @@ After a task, the diagonal Fisher information F says how much its answers depend
 averages them instead. `form=offline` is the original sum of one penalty per task: a sum of quadratics is a quadratic, so F
 adds up, the anchor is the F-weighted mean of all weights, and a constant stays over; nothing is lost and the state does not
 grow. Gradient and penalty enter once an optimizer step, whatever the micro-batches.
+
+F is the empirical one: each row's own gradient of log p(answer), summed over its tokens, at the final weights and without
+dropout. The default strength was chosen on validation rows (README, "Chosen on validation rows"); another backbone needs another.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +31,7 @@ def methods():
 class EWC:
     """Hold each weight near its old value, the harder the more the old tasks needed it."""
 
-    strength: Annotated[float, "lambda, weight of the penalty; choose it on validation rows"] = 0.1
+    strength: Annotated[float, "lambda, weight of the penalty; the default was chosen on validation rows"] = 0.1
     form: Annotated[
         Literal["online", "offline", "mean"], "F summed, anchor latest; one penalty per task, exactly; F averaged"
     ] = "online"

@@ -5,7 +5,8 @@ x A, a row of B by the whole layer's output x W + scaling * x A B, each by its s
 rows of a matrix the floor(frozen * d) smallest stay. `base=lorareplay` trains on the memory as well, as LoRAReplay does.
 
 The paper's rows "LoRA + MIGU" and "LoRAReplay + MIGU" are `base=seqlora` and `base=lorareplay`. Like the released code, the
-sums include padding, the mask comes before clipping, and the first task is learned without it.
+sums include padding, the mask comes before clipping, and the first task is learned without it. `frozen` is the paper's best by
+default; what validation rows chose for the embedded backbone is in the README, "Chosen on validation rows".
 """
 
 from collections import defaultdict

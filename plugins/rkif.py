@@ -43,7 +43,7 @@ def methods():
 class RecurrentKIF:
     """Fuse new and remembered knowledge every few steps, weight by weight, by their current importance."""
 
-    window: Annotated[int, "K: inner steps on the new task between two fusions"] = 8
+    window: Annotated[int | None, "K: inner steps on the new task between two fusions; none: all, one fusion"] = 8
     outer_steps: Annotated[int, "M: outer steps on the memory before each fusion"] = 4
     memory_ratio: Annotated[float, "part of each task's training rows to remember"] = 0.02
     inner_smoothing: Annotated[float, "alpha_1: smoothing of the inner importance; 0 takes the last batch alone"] = 0.55
@@ -75,7 +75,9 @@ class RecurrentKIF:
         "inner"
     )
     outer_optimizer: Annotated[Literal["own", "shared"], "an AdamW of its own, or the inner one (release)"] = "own"
-    outer_learning_rate: Annotated[float | None, "none: the inner one, as scheduled"] = None
+    outer_learning_rate: Annotated[float | None, "none: the inner one, as scheduled (without a window: its peak)"] = (
+        None
+    )
     outer_loss_scale: Annotated[float, "factor on the memory's loss; 0.25: release"] = 1.0
     memory: Memory = field(default_factory=Memory, init=False)
     static: Tensor | None = field(default=None, init=False)  # -DIE: mean over finished tasks of their scaled importance
@@ -87,7 +89,7 @@ class RecurrentKIF:
     }
 
     def __post_init__(self):
-        if self.window < 1 or self.outer_steps < 1:
+        if (self.window is not None and self.window < 1) or self.outer_steps < 1:
             raise ValueError("window and outer_steps must be at least 1")
         if not (0 <= self.inner_smoothing < 1 and 0 <= self.outer_smoothing < 1 and 0 < self.top < 1):
             raise ValueError("smoothing must lie in [0, 1), top in (0, 1)")
@@ -110,15 +112,18 @@ class RecurrentKIF:
 
     def learn_in_windows(self, learner, training):
         """Train in windows, each closed by a fusion; steps left over at the end are not fused. Return the fusions."""
-        replay = training.alongside(self.memory.examples, self.outer_optimizer, self.outer_learning_rate)
+        rate = self.outer_learning_rate
+        if rate is None and self.window is None:
+            rate = learner.settings.learning_rate  # the schedule has ended by then
+        replay = training.alongside(self.memory.examples, self.outer_optimizer, rate)
         inner = Importance(self.inner_smoothing, self.score == "mean_times_spread")
         outer = Importance(self.outer_smoothing, self.score == "mean_times_spread")
-        start = learner.weights.copy()  # theta_b
+        start, window = learner.weights.copy(), self.window or training.steps  # theta_b, K
         fusions = 0
         for batch in training:
             if not self.observed_step(learner, training, learner.loss(batch), inner):
                 continue
-            if training.taken % self.window == 0:
+            if training.taken % window == 0:
                 self.fuse(learner, replay, start, inner, outer)
                 start = learner.weights.copy()
                 fusions += 1
@@ -189,5 +194,5 @@ class RecurrentKIF:
 
     def mask(self, scores, weights):
         """Return which weights are important enough."""
-        parts = weights.views(scores).values() if self.scope == "tensor" else None
-        return top_mask(scores, self.top, strict=self.ties == "out", parts=parts)
+        groups = weights.positions_by_size if self.scope == "tensor" else None
+        return top_mask(scores, self.top, self.ties == "out", groups)

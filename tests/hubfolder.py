@@ -100,13 +100,18 @@ ROWS = {
 }  # fmt: skip
 
 
+def data_file(folder: Path, name: str, pattern: str) -> Path:
+    """Return the one file of a data set that a pattern of `tasks/hub.toml` finds."""
+    return folder / name / pattern.replace("*", "00000-of-00001")
+
+
 def write_hub(folder: Path, tasks=tuple(ROWS)) -> Path:
     """Write each task's data set with the same rows in train and test; return the folder."""
     for task in tasks:
         hub = task_specs()[task].hub
         card = folder / hub.id / "README.md"
         for pattern in (hub.train, hub.test):
-            path = folder / hub.id / pattern.replace("*", "0000")
+            path = data_file(folder, hub.id, pattern)
             path.parent.mkdir(parents=True, exist_ok=True)
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row for row, _, _ in ROWS[task]]), path)
         card.write_text("---\nlicense: unknown\n---\n# A data set in the hub's layout\n")

@@ -68,6 +68,16 @@ def test_any_causal_model_is_adapted_where_its_architecture_has_it(tmp_path, lla
     assert learner.answer(examples) == [learner.answer([example])[0] for example in examples]
 
 
+def test_an_architecture_that_peft_does_not_know_is_adapted_at_query_and_value(tmp_path, llama_folder):
+    transformers.AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Olmo2Config(vocab_size=600, **sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    transformers.Olmo2ForCausalLM(config).save_pretrained(tmp_path)
+    learner = Learner(load_backbone(str(tmp_path), "cpu"), Settings(**TINY_LLAMA))
+    learner.add_lora()
+    assert {name.split(".")[-4] for name in learner.weights.views(learner.weights.data)} == {"q_proj", "v_proj"}
+
+
 def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder):
     bert = tmp_path / "bert"
     config = transformers.BertConfig(
@@ -85,6 +95,19 @@ def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder
     expect_error(clbench(*run, "--backbone", "no/where"), missing)
     (tmp_path / "empty").mkdir()
     expect_error(clbench(*run, "--backbone", tmp_path / "empty"), "the folder has no config.json")
+
+
+def test_a_stream_is_checked_in_the_form_of_its_backbone(clbench, tmp_path, llama_folder):
+    (tmp_path / "r.json").write_text(json.dumps([{"text": f"t{i}", "label": ["no", "yes"][i % 2]} for i in range(6)]))
+    (tmp_path / "s.toml").write_text(
+        '[tasks.t]\ntrain = "r.json"\ntest = "r.json"\nprompt = "Yes or no?\\n{text}"\ntarget = "label"\nlabels = ["no", "yes"]\n'
+    )
+    result = clbench("streams", "check", "s.toml", "--backbone", llama_folder, "--max-input", "100")
+    assert "### Instruction:\nYes or no?\n\n### Input:\nt0\n\n### Response:\n" in result.output
+    assert "instruction and closing line alone take" in result.output  # with the template
+    plain = clbench("streams", "check", "s.toml", "--max-input", "100")
+    assert "### Instruction" not in plain.output
+    assert "alone take" not in plain.output
 
 
 def test_lora_targets_that_do_not_fit_name_the_modules(clbench, llama_folder):

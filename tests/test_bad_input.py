@@ -1,12 +1,13 @@
 """What a user can get wrong about data: each is one line that names file and row, with exit code 2, and leaves no record."""
 
 import json
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hubfolder import write_hub
+from hubfolder import data_file, write_hub
+
+from clbench.streams import task_specs
 
 GOOD_ROWS = [{"text": f"t{i}", "label": ["no", "yes"][i % 2]} for i in range(6)]
 TASK = {"train": "r.json", "test": "r.json", "prompt": "{text}", "target": "label", "labels": ["no", "yes"]}
@@ -186,10 +187,11 @@ def test_a_command(clbench, tmp_path, name):
 
 def test_a_column_that_the_hub_s_file_lacks(clbench, tmp_path, tiny_run):
     folder = write_hub(tmp_path / "hub", ["sst-2"])
-    path = Path(folder) / "nyu-mll/glue/sst2/validation/0000.parquet"
+    hub = task_specs()["sst-2"].hub
+    path = data_file(folder, hub.id, hub.test)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "label": 1}]), path)
     result = clbench(*tiny_run, "--method", "seqlora", "--stream", "sst-2", "--data", "hub:hub")
-    expect_error(result, "nyu-mll/glue/sst2/validation/*.parquet: no column 'sentence' (columns: text, label)")
+    expect_error(result, "nyu-mll/glue/sst2/validation-*.parquet: no column 'sentence' (columns: text, label)")
 
 
 def expect_error(result, message: str) -> None:

@@ -1,6 +1,7 @@
 """Ours beside published numbers: which row is taken, what is said to differ, and that the ledger is what is shown."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_the_same_protocol_has_nothing_but_its_dev_use_and_its_extent():
         ({"limit_test": 100}, "100 test rows a task, not 500 rows a class"),
         ({"epochs": 3}, "3, not 10 epochs"),
         ({"learning_rate": 1e-3}, "lr 0.001, not 0.0003"),
+        ({"options": {"learning_rate": 0.3}}, "lr 0.3, not 0.0003"),
         ({"batch_size": 64}, "batch 64, not 8"),
         ({"max_input": 1024}, "input 1024, not 512 tokens"),
         ({"lora_targets": "all-linear"}, "LoRA on all-linear, not q,v"),
@@ -94,13 +96,13 @@ def test_every_row_of_the_reference_records_says_what_differs(clbench):
         rows = json.loads(clbench("compare", "--results", folder, "--format", "json").output)
         assert {"mtl", "lorareplay", "rkif", "seqlora"} <= {row["method"] for row in rows}
         for row in rows:
-            assert not row["comparable"]
-            if row["published_op"] is None:
+            if row["source"] is None:
                 assert row["differs"] == "no published number in the ledger"
                 continue
             assert row["op_difference"] == pytest.approx(row["op"] - row["published_op"])
             assert "mini, not t5-large" in row["differs"]
-            assert "5, not 1" in row["differs"]  # epochs: 10 in the paper's runs, 1 in what it took from MIGU's
+            assert re.search(r"5, not \d+ epochs", row["differs"])
+            assert not row["comparable"]
     alone = clbench("compare", "--results", REFERENCE / "single")
     assert "no published number in the ledger" in " ".join(alone.output.split()).replace("│", "").replace("  ", " ")
 

@@ -12,6 +12,8 @@ PLUGINS = find_plugins([FOLDER / "l2.py"])
 BROKEN = find_plugins(sorted(FOLDER.glob("*.py")))
 FORMS = [
     ("rkif", {"outer_importance": "static"}),
+    ("rkif", {"variant": "release", "scope": "tensor"}),
+    ("vrmcl", {"carry": "true"}),
     ("tasl", {"variant": "taslora"}),
     ("ewc", {"form": "offline"}),
     ("migu", {"base": "lorareplay"}),

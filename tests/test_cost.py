@@ -3,13 +3,15 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TINY
 
 from clbench.cost import Stopwatch, bytes_of
-from clbench.discovery import find_plugins
+from clbench.discovery import Method, find_plugins
+from clbench.hookspecs import hookimpl
 from clbench.leaderboard import cost_text
 from clbench.memory import Memory
 from clbench.protocol import execute_run, run_files
@@ -99,6 +101,39 @@ def test_own_seconds_are_a_part_of_learning_and_show_prints_them(costs_of, clben
     (path,) = tmp_path.glob("*.json")
     path.write_text(json.dumps(record))
     assert clbench("show", record["name"], "--results", tmp_path).exit_code == 0
+
+
+def test_own_seconds_are_those_outside_model_optimizer_and_batches(backbone, toy_tasks, tmp_path, monkeypatch):
+    """By a clock of our own: a forward pass takes 100 s, its backward pass 1000, the method's arithmetic 1 a step."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("clbench.cost.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def takes(seconds):
+        clock.now += seconds
+
+    class Slow:
+        @hookimpl
+        def learn_task(self, learner, task):
+            training = learner.training(task.train)
+            for batch in training:
+                loss = learner.loss(batch)
+                loss.register_hook(lambda _: takes(1000))
+                takes(1)
+                training.step(loss)
+            return training.stats
+
+    method, settings = (
+        Method("slow", Slow, "this test"),
+        Settings(backbone="tiny", stream=STREAM.name, epochs=2, **TINY),
+    )
+    files = run_files(tmp_path, settings, method, {}, toy_tasks)
+    handle = backbone.model.register_forward_pre_hook(lambda *_: takes(100))
+    try:
+        record = execute_run(settings, STREAM, toy_tasks, backbone, PLUGINS, method, {}, files)
+    finally:
+        handle.remove()
+    assert [cost["own_seconds"] for cost in record["costs"]] == [6, 6]
+    assert clock.now > 12 * 1101
 
 
 def test_a_loss_at_other_weights_and_its_gradient(make_learner, toy_tasks):

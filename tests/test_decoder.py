@@ -161,6 +161,27 @@ def test_a_repetition_penalty_counts_the_answer_alone(make_decoder):
     assert len(set(ids)) == len(ids)
 
 
+def test_labels_are_chosen_by_constrained_greedy_decoding(make_decoder, toy_tasks):
+    learner = make_decoder(answers="labels")
+    learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.3)
+    learner.model.eval()
+    labels = ["Sports", "Science", "Science or Technology", "World", "Wood"]
+    sequences = [learner.encoder.encode([Example("", "", label, "")])[0].labels for label in labels]
+    examples = toy_tasks[1].test + toy_tasks[0].test
+    expected = []
+    for row in learner.encoder.encode(examples):
+        left, depth = list(range(len(labels))), 0
+        while len(left) > 1:
+            taken = sequences[left[0]][:depth]
+            with torch.no_grad():
+                scores = learner.model(input_ids=torch.tensor([row.input_ids + taken])).logits[0, -1]
+            best = max({sequences[i][depth] for i in left}, key=lambda token: scores[token].item())
+            left, depth = [i for i in left if sequences[i][depth] == best], depth + 1
+        expected.append(labels[left[0]])
+    assert learner.answer(examples, labels=labels) == expected
+    assert len(set(expected)) > 1
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_soft_prompt_of_token_embeddings_is_as_good_as_the_tokens(where, make_decoder, toy_tasks):
     plain = make_decoder()

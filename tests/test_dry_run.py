@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clbench.dry_run import Calibration, Estimate, Line, Plan, _warnings, duration, size
+from clbench.dry_run import Calibration, Estimate, Extent, Line, _warnings, duration, size
 from clbench.settings import Settings
 from clbench.streams import Example, Stream, Task
 
@@ -91,10 +91,10 @@ def test_the_line_goes_through_both_points_and_never_falls():
     assert Line.through([(10, 3.0)]).seconds(50) == 3.0
 
 
-def one_plan(**settings) -> Plan:
+def one_plan(**settings) -> Extent:
     row = Example("", "good", "positive")
     tasks = [Task(name, (row,) * 20, (row,) * 5) for name in "abc"]
-    return Plan(Stream("s", tuple("abc")), Settings(batch_size=8, epochs=10, **settings), tasks, 1)
+    return Extent(Stream("s", tuple("abc")), Settings(batch_size=8, epochs=10, **settings), tasks, 1)
 
 
 def test_steps_and_questions_of_the_tasks_that_are_left():

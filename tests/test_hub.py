@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hubfolder import ROWS, write_hub
+from hubfolder import ROWS, data_file, write_hub
 
 from clbench import hub as hub_module
 from clbench.errors import ClbenchError
@@ -20,7 +21,8 @@ from clbench.hub import read_hub
 from clbench.sources import Selection, make_tasks, open_source
 from clbench.streams import find_stream, task_specs
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SST = task_specs()["sst-2"].hub
+IMDB = task_specs()["imdb"].hub
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +48,15 @@ def test_all_tasks_have_rows_here_and_every_hub_label_is_in_the_set():
     assert set(hubbed) == set(ROWS) == set(find_stream("4").tasks)
     for spec in hubbed.values():
         assert sorted(label for _, label in spec.hub.labels) == sorted(spec.labels)
-        assert spec.hub.revision == "refs/convert/parquet"
+        commit = spec.hub.revision
+        assert re.fullmatch("[0-9a-f]{40}", commit) or (spec.name, commit) == ("amazon", "refs/convert/parquet")
 
 
 def test_a_run_takes_1000_rows_a_task_and_500_a_class(tmp_path):
     folder = write_hub(tmp_path / "hub", ["sst-2"])
     rows = [{"sentence": f"s{i}", "label": int(i % 5 > 0)} for i in range(4000)]
-    for split in ("train", "validation"):
-        table = pyarrow.Table.from_pylist(rows)
-        pyarrow.parquet.write_table(table, folder / "nyu-mll/glue/sst2" / split / "0000.parquet")
+    for pattern in (SST.train, SST.test):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), data_file(folder, SST.id, pattern))
     source = open_source(f"hub:{folder}")
     stream = find_stream("sst-2")
     (task,) = make_tasks(source, stream, Selection(seed=1))
@@ -69,7 +71,7 @@ def test_of_a_large_class_the_same_pool_is_taken_each_time(tmp_path, monkeypatch
     monkeypatch.setattr(hub_module, "POOL", 3)
     folder = write_hub(tmp_path / "hub", ["imdb"])
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(50)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "stanfordnlp/imdb/0000/train/0000.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), data_file(folder, IMDB.id, IMDB.train))
     first = read_hub(task_specs()["imdb"], "train", folder)
     assert len(first) == 6
     assert first == read_hub(task_specs()["imdb"], "train", folder)
@@ -86,7 +88,7 @@ def test_of_a_large_class_the_same_pool_is_taken_each_time(tmp_path, monkeypatch
 )
 def test_unexpected_content_is_named(tmp_path, rows, message):
     folder = write_hub(tmp_path / "hub", ["sst-2"])
-    path = folder / "nyu-mll/glue/sst2/train/0000.parquet"
+    path = data_file(folder, SST.id, SST.train)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     with pytest.raises(ClbenchError, match=message):
         read_hub(task_specs()["sst-2"], "train", folder)
@@ -96,9 +98,9 @@ def test_a_missing_copy_and_a_damaged_file_are_named(tmp_path):
     folder = write_hub(tmp_path / "hub", ["sst-2"])
     with pytest.raises(ClbenchError, match="no folder 'stanfordnlp/imdb'"):
         read_hub(task_specs()["imdb"], "train", folder)
-    with pytest.raises(ClbenchError, match=r"task 'rte': no files rte/train/\*\.parquet"):
+    with pytest.raises(ClbenchError, match=r"task 'rte': no files rte/train-\*\.parquet"):
         read_hub(task_specs()["rte"], "train", folder)
-    (folder / "nyu-mll/glue/sst2/train/0000.parquet").write_bytes(b"no parquet")
+    data_file(folder, SST.id, SST.train).write_bytes(b"no parquet")
     with pytest.raises(ClbenchError, match="hub data set 'nyu-mll/glue' cannot be read"):
         read_hub(task_specs()["sst-2"], "train", folder)
 
@@ -111,7 +113,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"X-Repo-Commit": SST.revision, "Content-Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command == "GET":
@@ -121,6 +123,8 @@ class FakeHub(BaseHTTPRequestHandler):
         if self.gated:
             return self.answer(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
         if self.path.startswith("/api/datasets/"):
+            if SST.revision not in self.path:  # another revision, or none: the newest
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
             name = "/".join(self.path.split("/")[3:5])
             root = self.folder / name
             files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
@@ -128,11 +132,11 @@ class FakeHub(BaseHTTPRequestHandler):
                 content = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": n} for n, p in files.items()]
             else:
                 siblings = [{"rfilename": file} for file in files]
-                content = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False}
+                content = {"id": name, "sha": SST.revision, "siblings": siblings, "private": False}
             return self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
         if not self.path.startswith("/datasets/"):
             return self.answer(404)
-        name, _, path = self.path.removeprefix("/datasets/").partition(f"/resolve/{COMMIT}/")
+        name, _, path = self.path.removeprefix("/datasets/").partition(f"/resolve/{SST.revision}/")
         body = (self.folder / name / path).read_bytes()
         return self.answer(200, body, ETag=f'"{abs(hash(body))}"', Accept_Ranges="bytes")
 

@@ -65,4 +65,7 @@ def test_quantile_agrees_with_torch_and_has_no_limit():
 def test_one_threshold_per_part():
     scores = torch.tensor([1.0, 2, 3, 4, 5, 10, 20, 30, 40, 50])
     assert top_mask(scores, 0.2).nonzero().flatten().tolist() == [8, 9]
-    assert top_mask(scores, 0.2, parts=[scores[:5], scores[5:]]).nonzero().flatten().tolist() == [4, 9]
+    halves = torch.arange(10).view(2, 5)
+    assert top_mask(scores, 0.2, groups=[halves]).nonzero().flatten().tolist() == [4, 9]
+    uneven = [torch.tensor([[0, 2], [4, 6]]), torch.tensor([[8, 1, 3, 5, 7, 9]])]  # parts in any order, of two sizes
+    assert top_mask(scores, 0.2, groups=uneven).nonzero().flatten().tolist() == [2, 6, 8, 9]

@@ -1,10 +1,13 @@
 """L2P: the numeric properties of its specification, with the real method."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from clbench.plugins.l2p import L2P, Pool, masked_mean
 
 from clbench.batches import Batch
+from clbench.prompts import hook_prompt
 
 
 def drawn(*shape, seed=0):
@@ -49,7 +52,9 @@ def test_padding_changes_neither_query_nor_loss(query, make_learner, toy_tasks):
     batch = learner.batch(toy_tasks[0].train[:3])
     wide = [torch.nn.functional.pad(tensor, (0, 11)) for tensor in (batch.input_ids, batch.attention_mask)]
     queries = method.ask(learner, pool, batch.input_ids, batch.attention_mask)
-    assert torch.allclose(queries, method.ask(learner, pool, *wide), atol=1e-5)
+    assert torch.allclose(queries, method.ask(learner, pool, *wide), atol=1e-6)
+    nearest = torch.cosine_similarity(queries[:, None], pool.keys[None], dim=-1).topk(3).indices
+    assert torch.equal(pool.eval()(method.ask(learner, pool, *wide)), pool.prompts[nearest].flatten(1, 2))
     assert not queries.requires_grad
     assert learner.loss(Batch(*wide, batch.labels)).item() == pytest.approx(learner.loss(batch).item(), rel=1e-5)
 
@@ -124,6 +129,59 @@ def test_the_rate_is_the_methods_own_and_constant(make_learner, toy_tasks):
         rates.append(training.learning_rate)
         training.step(learner.loss(batch))
     assert rates == [0.25] * training.steps
+
+
+def test_one_prompt_of_one_is_ordinary_prompt_tuning(make_learner, toy_tasks):
+    _, learner = attached(make_learner, pool=1, top=1, length=3)
+    values = learner.parts["pool"].prompts.detach()[0].clone()
+    assert len(learner.weights) == 3 * 32 + 32
+    batch = learner.batch(toy_tasks[0].train[:4])
+    learner.model.eval()
+    chosen = learner.loss(batch).item()
+    plain = make_learner(
+        lambda learner: hook_prompt(learner, lambda ids, mask: values.expand(len(ids), -1, -1), "before")
+    )
+    assert plain.loss(batch).item() == pytest.approx(chosen, rel=1e-6)
+
+
+def test_the_query_has_no_dropout_and_leaves_training_as_it_was(make_learner, toy_tasks, monkeypatch):
+    method, learner = attached(make_learner)
+    batch = learner.batch(toy_tasks[0].train[:3])
+    asked = (learner, learner.parts["pool"], batch.input_ids, batch.attention_mask)
+    learner.model.eval()
+    expected = method.ask(*asked)
+    for module in learner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            monkeypatch.setattr(module, "p", 0.5)
+    learner.train_mode()
+    assert learner.loss(batch).item() != learner.loss(batch).item()  # there is dropout
+    assert torch.equal(method.ask(*asked), expected)
+    assert learner.model.get_encoder().training
+
+
+def test_keys_are_pulled_to_the_queries_that_chose_them(make_learner, toy_tasks):
+    """All keys are chosen, so that the mean cosine says how near they are."""
+    cosines = {}
+    for pull in (0.0, 5.0):
+        method, learner = attached(make_learner, pool=2, top=2, pull=pull)
+        learner.settings = replace(learner.settings, epochs=6)
+        learner.begin_task(0, toy_tasks[0])
+        method.learn_task(learner, toy_tasks[0])
+        pool, batch = learner.parts["pool"], learner.batch(toy_tasks[0].train)
+        learner.train_mode()
+        pool(method.ask(learner, pool, batch.input_ids, batch.attention_mask))
+        cosines[pull] = pool.similarity.item() / 2
+    assert cosines[5.0] > cosines[0.0] + 0.2
+
+
+def test_the_reported_cosine_is_that_of_a_chosen_key(make_learner, toy_tasks):
+    method, learner = attached(make_learner, pool=4, top=3, learning_rate=1e-12)
+    learner.begin_task(0, toy_tasks[0])
+    report = method.learn_task(learner, toy_tasks[0])
+    pool, batch = learner.parts["pool"], learner.batch(toy_tasks[0].train)
+    queries = method.ask(learner, pool, batch.input_ids, batch.attention_mask)
+    nearest = torch.cosine_similarity(queries[:, None], pool.keys[None], dim=-1).topk(3).values
+    assert report["cosine"] == pytest.approx(nearest.mean().item(), abs=1e-5)
 
 
 def test_batchwise_the_rows_share_the_prompts_that_were_chosen_most_but_not_in_evaluation():

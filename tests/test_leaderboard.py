@@ -71,9 +71,35 @@ def test_settings_that_vary_are_shown():
     assert {"weight_decay=0.0" in text for text in recipes} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("own", "shown"), [({"learning_rate": 0.3}, "lr 0.3"), ({"learning_rate": None}, "lr 0.001"), ({}, "lr 0.001")]
+)
+def test_the_recipe_shows_the_rate_that_was_used(own, shown):
+    (row,) = make_rows([record(method="lfpt5", options=own, learning_rate=1e-3)])
+    assert shown in row.recipe.split(", ")
+
+
 def test_of_the_same_order_and_seed_the_newest_counts():
     rows = make_rows([record(op=80, finished="2026-01-03"), record(op=10, finished="2026-01-02")])
     assert (rows[0].op, rows[0].runs, rows[0].op_std) == (80, 1, None)
+
+
+def test_an_option_that_has_become_the_default_is_not_shown_once_a_newer_run_says_so():
+    early = record(seed=1, options={"top": 0.1}, finished="2026-01-01")
+    late = {**record(seed=2, options={"top": 0.1}, finished="2026-01-02"), "changed_options": {}}
+    assert [row.label for row in make_rows([early])] == ["rkif (top=0.1)"]
+    for records in ([early, late], [late, early]):
+        assert [(row.label, row.runs) for row in make_rows(records)] == [("rkif", 2)]
+
+
+def test_a_run_from_before_an_option_existed_belongs_to_its_default():
+    early = record(seed=1, options={"top": 0.1}, finished="2025-12-31")
+    late = {**record(seed=2, options={"top": 0.1, "new": "a"}), "changed_options": {"top": 0.1}}
+    other = record(seed=3, options={"top": 0.1, "new": "b"})
+    assert [(row.label, row.runs) for row in make_rows([other, early, late])] == [
+        ("rkif (top=0.1, new=a)", 2),
+        ("rkif (top=0.1, new=b)", 1),
+    ]
 
 
 def test_an_undefined_bwt_is_a_dash():
@@ -120,7 +146,7 @@ def test_json_and_csv_carry_the_numbers():
 
 def test_latex_is_a_booktabs_table_with_escapes():
     text = render(make_rows([record(options={"outer_steps": 1}), record(seed=2, options={"outer_steps": 1})]), "latex")
-    assert text.startswith(r"\begin{tabular}{lrrrl}")
+    assert r"\begin{tabular}{lrrrl}" in text
     assert r"rkif (outer\_steps=1) & 70.0 $\pm$ 0.0" in text
     body = [line for line in text.split("\n") if line.endswith(r"\\")]
     assert {line.count(" & ") for line in body} == {4}

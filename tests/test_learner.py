@@ -10,7 +10,6 @@ from clbench.backbone import merged
 from clbench.batches import accumulation_group
 from clbench.learner import Learner
 from clbench.settings import Settings
-from clbench.streams import Example
 
 
 def encoded_batch(learner, examples, micro_batch=None):
@@ -113,18 +112,6 @@ def test_merged_weights_compute_what_the_adapter_computes(make_learner, toy_task
     assert torch.equal(apart, again)
 
 
-def test_answers_do_not_depend_on_neighbours_or_order(make_learner, toy_tasks):
-    learner = make_learner(epochs=20, max_answer=8)
-    training = learner.training(toy_tasks[1].train)
-    for batch in training:
-        training.step(learner.loss(batch))
-    examples = toy_tasks[1].test + toy_tasks[0].test
-    together = learner.answer(examples)
-    assert len(set(together)) > 1
-    assert together == [learner.answer([example])[0] for example in examples]
-    assert together == learner.answer(examples[::-1])[::-1]
-
-
 def test_a_learner_leaves_the_backbone_as_it_was(backbone, toy_tasks):
     names = [name for name, _ in backbone.model.named_parameters()]
     ends = []
@@ -159,17 +146,6 @@ def test_alongside_shares_or_owns_the_moments(make_learner, toy_tasks):
 def test_no_examples_is_an_error(make_learner):
     with pytest.raises(ValueError, match="no examples"):
         make_learner().training([])
-
-
-def test_an_answer_takes_the_tokens_of_its_task_unless_a_setting_says(make_learner, backbone):
-    short, long = (Example("Topic?\n", "x", "y", max_answer=longest) for longest in (2, 6))
-    learner = make_learner(max_answer=None)
-    answers = learner.answer([short, long])
-    assert answers == [learner.answer([example])[0] for example in (short, long)]
-    counts = [len(backbone.tokenizer(answer)["input_ids"]) for answer in answers]
-    assert counts[0] <= 3 < counts[1]  # an untrained model rarely ends by itself
-    assert learner.encoder.max_target == 8
-    assert make_learner(max_answer=2).answer([long]) == [answers[0]]
 
 
 def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_tasks):

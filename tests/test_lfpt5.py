@@ -53,7 +53,8 @@ def test_free_text_needs_no_label():
 
 def test_the_divergence_is_zero_at_the_teacher_and_above_it_elsewhere(make_learner, toy_tasks):
     method, learner = attached(make_learner)
-    rows, teacher = toy_tasks[0].train[:4], learner.weights.copy()
+    rows, teacher = toy_tasks[1].train[:8], learner.weights.copy()
+    assert (learner.batch(rows).labels == -100).any()
     learner.model.eval()
     assert method.divergence(learner, rows, teacher).item() == pytest.approx(0, abs=1e-6)
     learner.weights.data.add_(0.5 * torch.randn(len(teacher), generator=torch.Generator().manual_seed(0)))
@@ -63,6 +64,10 @@ def test_the_divergence_is_zero_at_the_teacher_and_above_it_elsewhere(make_learn
         sum(method.divergence(learner, [row], teacher).item() for row in rows), rel=1e-4
     )  # a sum over rows, in which padded targets do not count
     assert divergence.requires_grad
+    learner.weights.zero_grad()
+    learner.backward(divergence)
+    assert learner.weights.grad.any()
+    assert all(p.grad is None for name, p in learner.model.named_parameters() if not name.startswith("prompt."))
 
 
 def test_the_teacher_stays_as_it_was_and_is_no_alias(make_learner, toy_tasks, monkeypatch):
@@ -150,6 +155,65 @@ def test_the_loss_is_the_weighted_sum(kd_weight, lm_weight, make_learner, toy_ta
     write = learner2.loss(learner2.batch([fresh.lesson(learner2, toy_tasks[0].name, row) for row in rows])).item()
     assert taken[0] == pytest.approx((1 - kd_weight) * (learner2.loss(first).item() + lm_weight * write), rel=1e-5)
     assert (torch.equal(before, learner.weights.data)) is False
+
+
+def test_the_loss_of_a_batch_with_written_rows(make_learner, toy_tasks, monkeypatch):
+    """By hand: both losses are on all rows, the divergence on the written ones, per batch of 2."""
+    first, second = toy_tasks
+    method, learner = attached(make_learner, {"batch_size": 64}, kd_weight=0.9, lm_weight=0.25, pseudo_per_class=1)
+    written = [f"text {label} __ans__ {label}" for label in first.labels]
+    writes(monkeypatch, *written)
+    learner.begin_task(0, first)
+    method.learn_task(learner, first)
+    noise = torch.randn(len(learner.weights), generator=torch.Generator().manual_seed(0))
+    teacher = learner.weights.copy() + 3 * noise  # a student elsewhere, or the divergence is 0
+    monkeypatch.setattr(learner.weights, "copy", lambda: teacher)
+    learner.begin_task(1, second)
+    taken = []
+    monkeypatch.setattr("clbench.training.Training.step", lambda self, loss: taken.append(loss.item()))
+    report = method.learn_task(learner, second)
+    old = [replace(first.train[0], passage=f"text {label}", target=label, references=()) for label in first.labels]
+    assert report["written"] == len(old) == 2
+    rows = [*second.train, *old]
+    names = [second.name] * len(second.train) + [first.name] * 2
+    solve = learner.loss(learner.batch(rows)).item()
+    write = learner.loss(
+        learner.batch([method.lesson(learner, *pair) for pair in zip(names, rows, strict=True)])
+    ).item()
+    divergence = method.divergence(learner, old, teacher).item()
+    expected = 0.1 * (solve + 0.25 * write) + 0.9 * divergence * 2 / len(rows)
+    assert 0.9 * divergence / len(rows) > 1e-3 * expected  # so that it is seen
+    assert taken == pytest.approx([expected], rel=1e-4)
+
+
+def test_the_next_task_goes_on_with_the_prompt_and_the_teacher_has_no_dropout(make_learner, toy_tasks, monkeypatch):
+    method, learner = attached(make_learner, learning_rate=1e-12)
+    writes(monkeypatch, "nothing that counts")
+    for index, task in enumerate(toy_tasks):
+        if index == 1:
+            learner.weights.data.add_(1.0)
+            before = learner.weights.copy()
+        learner.begin_task(index, task)
+        method.learn_task(learner, task)
+    assert torch.allclose(learner.weights.data, before, atol=1e-6)
+    for module in learner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            monkeypatch.setattr(module, "p", 0.5)
+    learner.train_mode()
+    rows, targets, logits = toy_tasks[0].train[:4], [], Learner.logits
+
+    def kept(self, batch, weights=None):
+        found = logits(self, batch, weights)
+        targets.append((weights is not None, found.detach()))
+        return found
+
+    monkeypatch.setattr(Learner, "logits", kept)
+    for _ in range(2):
+        method.divergence(learner, rows, learner.weights.copy())
+    students, teachers = ([found for is_teacher, found in targets if is_teacher == asked] for asked in (False, True))
+    assert torch.equal(*teachers)
+    assert not torch.equal(*students)
+    assert learner.model.training
 
 
 def test_a_long_passage_is_cut_and_its_label_kept(make_learner):

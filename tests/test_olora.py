@@ -69,6 +69,17 @@ def test_its_size_at_t5_large_after_one_and_two_tasks():
         assert found.item() == pytest.approx(tasks * expected, rel=0.03)
 
 
+def test_its_sum_is_taken_in_float32():
+    """In bfloat16 a running sum of ones stops at 256."""
+    method, positions = method_with(torch.ones(1, 8, 512, dtype=torch.bfloat16) / 512)
+    found = method.orthogonality(torch.ones(2 * 512, dtype=torch.bfloat16), positions)
+    assert found.item() == pytest.approx(16, rel=1e-6)
+    assert OLoRA().orthogonality(torch.ones(2, dtype=torch.bfloat16), {}).dtype == torch.float32
+    gradient = torch.zeros(2 * 512)
+    method.add_gradient(torch.ones(2 * 512, dtype=torch.bfloat16), positions, gradient)
+    assert torch.allclose(gradient, torch.full((1024,), 0.5 * 8 / 512), rtol=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["l1", "l2sq"])
 def test_the_gradient_is_that_of_the_penalty(norm):
     """Only the new A's get the first, A's and B's the second; both weighted, nothing averaged."""
@@ -115,7 +126,26 @@ def test_the_penalty_makes_a_orthogonal_and_is_reported_apart_from_the_loss(make
     assert found[0.05]["orthogonality"] < 0.8 * found[0.0]["orthogonality"]
     assert found[50.0]["loss"] == pytest.approx(found[0.0]["loss"], rel=0.5)  # cross-entropy, not thousands
     assert found[50.0]["orthogonality"] > 0
-    assert found[0.0]["norm_a"] > 0
+    assert 0 < found[50.0]["norm_a"] < found[0.0]["norm_a"]  # too strong a penalty shrinks A: to be seen in the record
+
+
+def test_the_norm_of_a_is_reported(make_learner, toy_tasks):
+    learner, reports = learn(make_learner, toy_tasks[:1], OLoRA())
+    views = learner.weights.views(learner.weights.data)
+    norm = sum(view.square().sum().item() for name, view in views.items() if "lora_A" in name) ** 0.5
+    assert reports[0]["norm_a"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_every_task_draws_a_block_of_its_own(make_learner, toy_tasks):
+    learner, _ = learn(make_learner, [*toy_tasks, toy_tasks[0]], IncLoRA(), learning_rate=1e-12)
+    blocks = [
+        *learner.blocks.past["A 32"].split(2, 1),
+        learner.weights.data[learner.blocks.positions(learner.weights)["A 32"]],
+    ]
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        for other in blocks[:number]:
+            assert (block - other).abs().mean() > 0.05  # bounds are +-0.18
 
 
 def test_the_penalty_enters_once_a_step_whatever_the_micro_batches(make_learner, toy_tasks):

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from clbench.backbone import load_backbone
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.ledger import read_ledger
-from clbench.reproduce import cost_estimator, plan_suite, published_cell, read_scales, read_suite, suite_names
+from clbench.reproduce import cost_estimator, plan_suite, published_cell
 from clbench.settings import Settings
+from clbench.suite_files import read_scales, read_suite, suite_names
 
 METHODS = "seqlora inclora lorareplay ewc l2p lfpt5 moelora olora sapt tasl vrmcl migu rkif mtl".split()
 
@@ -19,9 +21,13 @@ METHODS = "seqlora inclora lorareplay ewc l2p lfpt5 moelora olora sapt tasl vrmc
 @pytest.fixture
 def tiny_suite(tiny_folder, clbench):
     """A function that runs a suite on the tiny T5 with few rows; the words come after the suite's name."""
-    values = {**TINY, "backbone": tiny_folder, "epochs": 1}
-    words = [word for name, value in values.items() for word in ("--setting", f"{name}={value}")]
-    return lambda *more: clbench("reproduce", *more, "--limit", 8, *words)
+
+    def run(*more, backbone=tiny_folder):
+        values = {**TINY, "epochs": 1, **({"backbone": backbone} if backbone else {})}
+        words = [word for name, value in values.items() for word in ("--setting", f"{name}={value}")]
+        return clbench("reproduce", *more, "--limit", 8, *words)
+
+    return run
 
 
 def test_there_is_a_suite_for_every_table_and_figure():
@@ -163,3 +169,44 @@ def test_the_estimate_by_hand():
     assert estimate("seqlora", Settings(epochs=4), [Fifty()]) == pytest.approx(42)
     assert estimate("rkif", Settings(epochs=4), [Fifty()]) == pytest.approx(42)  # as other methods
     assert estimate("rkif", Settings(backbone="t5-large"), [Fifty()]) is None
+
+
+def test_a_suite_loads_each_backbone_once(tiny_suite, tiny_folder, tmp_path, monkeypatch):
+    """Two rows by two columns of two backbones: four runs, two loads, one after another."""
+    other = shutil.copytree(tiny_folder, tmp_path / "other-t5")
+    suite = tmp_path / "two.toml"
+    columns = [
+        f'[[columns]]\nlabel = "{folder.name}"\nstream = "sst-2"\nmeasures = ["op"]\nsettings = {{ backbone = "{folder}" }}\n'
+        for folder in (tiny_folder, other)
+    ]
+    rows = ['[[rows]]\nlabel = "a"\nmethod = "seqlora"\n', '[[rows]]\nlabel = "b"\nmethod = "lorareplay"\n']
+    suite.write_text('title = "T"\nsource = "rkif"\n' + "".join(columns + rows))
+    loaded = []
+
+    def load_and_note(name, *words):
+        loaded.append(name)
+        return load_backbone(name, *words)
+
+    monkeypatch.setattr("clbench.backbone.load_backbone", load_and_note)
+    result = tiny_suite(suite, backbone=None)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "results").glob("*.json"))) == 4
+    assert loaded == [str(tiny_folder), str(other)]
+
+
+def test_a_figure_is_drawn_at_the_end_from_maps_that_its_runs_log(tiny_suite, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = tiny_suite("figure8")
+    assert result.exit_code == 0, result.output
+    assert "picture: results/figure8_toy.png" in result.output
+    assert (tmp_path / "results" / "figure8_toy.png").read_bytes().startswith(b"\x89PNG")
+    (maps,) = (tmp_path / "results").glob("*.maps.safetensors")
+    again = tiny_suite("figure5")  # the same run
+    assert "missing" not in again.output
+    assert (tmp_path / "results" / "figure5_toy.png").exists()
+    maps.unlink()
+    assert "1 runs are missing" in tiny_suite("figure5", "--dry-run").output
+    assert json.loads(tiny_suite("figure4", "--dry-run", "--format", "json").output)[0]["done"] == 0
+    none = tiny_suite("figure4", "--runs", 0)
+    assert none.exit_code == 0
+    assert "no picture: none of its runs is done" in none.output

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clbench.plugins.sapt import SAPT, Reflection, SharedAttention, divergence, summaries_of, summarise
+from clbench.plugins.sapt import (
+    SAPT,
+    Reflection,
+    SharedAttention,
+    divergence,
+    mean_attention,
+    summaries_of,
+    summarise,
+)
 from clbench.plugins.seqlora import SeqLoRA
 from test_blocks import logits, one_batch
 
@@ -154,6 +162,37 @@ def test_the_reflection_reaches_only_g_and_the_current_key(make_learner, toy_tas
     assert learner.parts["attention"].past_keys.grad is None
     learner.backward(learner.loss(one_batch(learner, toy_tasks[0])))
     assert any(view.any() for name, view in learner.weights.views(learner.weights.grad).items() if "lora_B" in name)
+
+
+def test_the_cross_entropy_trains_g_and_the_key_through_the_attention(make_learner, toy_tasks):
+    method = SAPT(memory_ratio=0.25)
+    learner, _ = learn(make_learner, toy_tasks, method)
+    method.start_block(learner)  # B = 0: only the frozen blocks' shares can matter
+    learner.weights.zero_grad()
+    learner.backward(learner.loss(one_batch(learner, toy_tasks[0])))
+    moved = {name for name, view in learner.weights.views(learner.weights.grad).items() if view.any()}
+    assert {"attention.key", "attention.down.weight", "attention.up.weight"} <= moved
+    assert not any("lora_A" in name for name in moved)
+
+
+def test_frozen_blocks_see_no_dropout(make_learner, toy_tasks):
+    method = SAPT(memory_ratio=0.25)
+    learner, _ = learn(make_learner, toy_tasks, method, lora_dropout=0.9)
+    batch = one_batch(learner, toy_tasks[0])
+    learner.train_mode()
+    assert learner.loss(batch).item() != learner.loss(batch).item()  # the current block's
+    method.start_block(learner)  # B = 0: the current block adds nothing
+    assert learner.loss(batch).item() == learner.loss(batch).item()
+
+
+def test_the_mean_is_over_examples_whatever_their_batches(make_learner, toy_tasks):
+    method = SAPT(memory_ratio=0.25)
+    learner, _ = learn(make_learner, toy_tasks, method)
+    rows = toy_tasks[1].train[:9]
+    alone = torch.cat([attend(learner, learner.batch([row])) for row in rows]).mean(0)
+    for size in (8, 4):  # the last batch is a single row
+        learner.settings = replace(learner.settings, batch_size=size)
+        assert torch.allclose(mean_attention(learner, rows), alone, atol=1e-6)
 
 
 def test_targets_keep_the_order_of_keys_and_give_newer_blocks_nothing(make_learner, toy_tasks):

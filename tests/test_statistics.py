@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import scipy.stats
 from test_leaderboard import record
 
-from clbench.leaderboard import make_rows, pivot, render
+from clbench.leaderboard import make_rows, pivot
 from clbench.significance import assess
 from clbench.statistics import ScoredRun, compare_methods, holm, p_value, resample_rows, resample_runs
 from clbench.tables import markdown, sheet_text
@@ -153,17 +152,3 @@ def test_marks_in_latex_and_markdown_stand_around_the_whole_cell(four):
     sheet = pivot(assessed_rows(four))
     assert r"\textbf{49.6 $\pm$ 0.6 [" in sheet_text(sheet, [], "latex")
     assert "**49.6 ± 0.6 [" in markdown(sheet)
-
-
-DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}%s\end{document}"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
-def test_the_latex_table_compiles(tmp_path, four):
-    rows = make_rows([record(options={"a_b": "50%"}), record("x&y#{z}^~$", data="a_folder")])
-    for number, text in enumerate((render(rows, "latex"), sheet_text(pivot(assessed_rows(four)), [], "latex"))):
-        (tmp_path / f"t{number}.tex").write_text(DOCUMENT % f"\n{text}\n")
-        words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"t{number}.tex"]
-        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout[-1500:]
-        assert (tmp_path / f"t{number}.pdf").stat().st_size > 1000

@@ -126,28 +126,41 @@ def test_accumulated_importance(make_learner):
     assert torch.isfinite(method.accumulated).all()
 
 
-class Counter(TaSL):
-    """The method, with how often it measured."""
+class Recorder(TaSL):
+    """The method, with the products of weight and gradient that it measured."""
 
     def measure(self, product):
-        self.measured = getattr(self, "measured", 0) + 1
+        self.products = [*vars(self).get("products", []), product.clone()]
         return super().measure(product)
 
 
 def test_the_first_task_is_seqlora_and_its_first_step_is_not_measured(make_learner, toy_tasks):
-    ends = []
-    for method in (Counter(), SeqLoRA()):
+    ends, method = [], Recorder()
+    for each in (method, SeqLoRA()):
         learner = make_learner(epochs=2)
         learner.begin_task(0, toy_tasks[0])
-        report = method.learn_task(learner, toy_tasks[0])
+        report = each.learn_task(learner, toy_tasks[0])
         ends.append(learner.weights.copy())
     assert torch.equal(*ends)
     assert report["steps"] == 6
-    method = Counter()
-    learner = make_learner(epochs=2)
-    method.learn_task(learner, toy_tasks[0])
-    assert method.measured == 6 - 1
+    assert len(method.products) == 6 - 1
     assert method.accumulated.min() > 0
+
+
+def test_importance_of_a_task_is_the_smoothed_product_times_its_deviation(make_learner, toy_tasks):
+    learner, method = make_learner(clip_norm=0.01), Recorder()
+    learner.weights.assign(random_like(learner, 0) / 5)
+    method.learn_task(learner, toy_tasks[0])  # three steps, two of them measured
+    assert learner.weights.grad.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert torch.equal(
+        method.products[-1], learner.weights.data * learner.weights.grad
+    )  # after the step, after clipping
+    first, second = (product.abs() for product in method.products)
+    mean_1 = 0.15 * first
+    mean_2 = 0.85 * mean_1 + 0.15 * second
+    deviation = 0.85 * 0.15 * (first - mean_1) + 0.15 * (second - mean_2).abs()
+    by_matrix = learner.weights.views(mean_2 * deviation).values()
+    assert torch.allclose(method.accumulated, torch.stack([view.mean() for view in by_matrix]), rtol=1e-4)
 
 
 def test_orthogonality_by_hand_and_as_a_pull(make_learner, toy_tasks):

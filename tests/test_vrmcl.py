@@ -83,6 +83,38 @@ class Steps:
         self.model.weights.data = self.model.weights.data - self.rate * self.supplied[-1]
 
 
+# of one inner step of rate 0.1: 1.6 (x - 1), 0.9 (x + 1), 2.4 x
+HYPERGRADIENTS = [(2, 1), (1, -1), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "expected"),
+    [
+        (0.0, [-0.8, 1.71, 0.108]),  # plain meta-learning, at 0.5, 0.9, 0.045
+        (0.25, [-0.8, 1.71 + 0.25 * (-0.8 - 1.35), 0.753 + 0.25 * (1.1725 - 2.16)]),  # at 0.5, 0.9, 0.31375
+    ],
+)
+def test_variance_reduction_by_hand(momentum, expected):
+    """Each new batch is measured at the new and at the previous weights (eq. 4); descent of rate 0.5 from 0.5."""
+    model = Model(torch.tensor([0.5]))
+    phase = Steps(model, [quadratic(*shape) for shape in HYPERGRADIENTS], 0.5)
+    VRMCL(momentum=momentum, inner_rate=0.1).learn_meta(model, phase)
+    assert [float(gradient) for gradient in phase.supplied] == pytest.approx(expected)
+
+
+def test_a_carried_hypergradient_enters_the_next_task():
+    model, method = Model(torch.tensor([0.5])), VRMCL(inner_rate=0.1, carry=True)
+    method.learn_meta(model, Steps(model, [quadratic(2, 1)], 0.0))
+    assert method.carried.item() == pytest.approx(-0.8)
+    for carry, expected in ((True, 1.35 + 0.25 * (-0.8 - 1.35)), (False, 1.35)):
+        again = VRMCL(inner_rate=0.1, carry=carry)
+        again.carried = method.carried if carry else None
+        phase = Steps(model, [quadratic(1, -1)], 0.0)
+        again.learn_meta(model, phase)
+        assert phase.supplied[0].item() == pytest.approx(expected)
+        assert (again.carried is not None) == carry
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.25, 0.9])
 def test_the_same_data_in_each_step_leaves_the_hypergradient(momentum):
     model = Model(torch.tensor([0.5, 3.0]))
