@@ -107,6 +107,7 @@ main.add_command(presets)
 @results_option
 @click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
 @click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: steps, time, memory, disk.")
 @click.option(
     "--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps` (clbench/maps.py)."
 )
@@ -122,6 +123,7 @@ def run(
     results: Path,
     force: bool,
     save_adapter: bool,
+    dry_run: bool,
     log_maps: bool,
     **settings: str | None,
 ) -> None:
@@ -148,9 +150,15 @@ def run(
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
+    plans = [Plan(method, options, one, one_settings) for one, one_settings in resolved]
+    if dry_run:
+        from .dry_run import show_dry_run
+
+        show_dry_run(console, plans, found, results, force, save_adapter)
+        return
     maker = RunMaker(console, found, results, force, save_adapter, log_maps)
-    for one, one_settings in resolved:
-        maker.make(Plan(method, options, one, one_settings))
+    for plan in plans:
+        maker.make(plan)
     show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 

@@ -6,7 +6,8 @@ import gc
 import itertools
 import time
 import weakref
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,14 @@ class Cost:
     rows: int = 0
     replayed_rows: int = 0
     aside_seconds: float = 0.0
+
+    @contextmanager
+    def forward_pass(self, rows: int) -> Iterator[None]:
+        """Count and time one forward pass."""
+        with self.harness:
+            self.forward_batches += 1
+            self.forward_rows += rows
+            yield
 
     def count_backward(self, _: Tensor) -> None:
         """Count one backward pass; a hook of the loss."""
