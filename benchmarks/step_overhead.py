@@ -1,9 +1,8 @@
-"""What the harness costs: our training step against a bare loop, and our evaluation against unsorted batches.
+"""What the harness costs: our training step against a bare loop.
 
     python benchmarks/step_overhead.py [--backbone mini] [--data toy] [--rounds 20]
 
-Both loops take the same batches, model and optimizer, in turns within one process; ratios of medians are
-printed. The answers of both evaluations are compared.
+Both loops take the same batches, model and optimizer, in turns within one process; ratios of medians are printed.
 """
 
 import argparse
@@ -14,9 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from clbench.answering import _generation_config
-from clbench.backbone import load_backbone, merged
-from clbench.batches import collate, longest_answer
+from clbench.backbone import load_backbone
 from clbench.learner import Learner
 from clbench.settings import resolve_settings
 from clbench.sources import load_tasks
@@ -55,24 +52,6 @@ def bare_steps(learner: Learner, examples: tuple[Example, ...]) -> None:
         optimizer.step()
 
 
-def unsorted_answers(learner: Learner, examples: tuple[Example, ...]) -> list[str]:
-    """Answer in batches of the same size in the given order, with the adapter merged."""
-    encoded, size = learner.encoder.encode(examples), learner.settings.eval_batch_size
-    longest = max(map(longest_answer, examples))
-    module, answers = learner.model.eval(), []
-    with torch.no_grad(), merged(learner.model):
-        for begin in range(0, len(encoded), size):
-            batch = collate(encoded[begin : begin + size], learner.tokenizer.pad_token_id, learner.device)
-            tokens = module.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                generation_config=_generation_config(learner),
-                max_new_tokens=longest,
-            )
-            answers += [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-    return answers
-
-
 def compare(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Return the median seconds of both, taken in turns after one round to warm up."""
     ours(), other()
@@ -91,22 +70,14 @@ def main() -> None:
     backbone = load_backbone(settings.backbone, settings.device, settings.precision, settings.threads)
     learner = Learner(backbone, settings)
     learner.add_lora()
-    tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 500)
+    tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"))
     rows = tuple(example for task in tasks for example in task.train)
-    questions = tuple(example for task in tasks for example in task.test)
-    learner.encoder.encode(rows + questions)
+    learner.encoder.encode(rows)
 
     ours, bare = compare(lambda: our_steps(learner, rows), lambda: bare_steps(learner, rows), arguments.rounds)
     print(
         f"training step, ours / bare loop: {ours / bare:.3f} "
         f"(medians of {arguments.rounds} blocks of {STEPS} steps in turns, {1000 * bare / STEPS:.1f} ms a bare step)"
-    )
-    same = learner.answer(questions) == unsorted_answers(learner, questions)
-    rounds = max(3, arguments.rounds // 4)
-    ours, plain = compare(lambda: learner.answer(questions), lambda: unsorted_answers(learner, questions), rounds)
-    print(
-        f"evaluation, unsorted / ours (sorted): {plain / ours:.2f} ({len(questions)} questions, batches of "
-        f"{settings.eval_batch_size}, medians of {rounds} in turns); identical answers: {same}"
     )
 
 

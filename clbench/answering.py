@@ -41,7 +41,7 @@ def generate_answers(
         ClbenchError: there is no memory for a single question.
     """
     encoded = learner.encoder.encode(examples)
-    config = _generation_config(learner)
+    config = generation_config(learner)
 
     def ask(rows: list[Encoded], longest: int) -> list[str]:
         tokens = _generate(learner, rows, generation_config=config, max_new_tokens=longest, **generation)
@@ -60,7 +60,7 @@ def choose_labels(learner: Learner, examples: Sequence[Example], labels: Sequenc
         ClbenchError: there is no memory for a single question, or two labels are the same tokens.
     """
     encoded = learner.encoder.encode(examples)
-    config, trie = _generation_config(learner), label_trie(learner, labels)
+    config, trie = generation_config(learner), label_trie(learner, labels)
 
     def ask(rows: list[Encoded], longest: int) -> list[str]:
         walk = LabelWalk(trie, len(rows))
@@ -153,7 +153,8 @@ def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tenso
     return tokens[:, prompt:]
 
 
-def _generation_config(learner: Learner) -> transformers.GenerationConfig:
+def generation_config(learner: Learner) -> transformers.GenerationConfig:
+    """Return greedy decoding, ended by the end tokens of model and tokenizer, with nothing else of the model's own."""
     own = learner.model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]

@@ -140,6 +140,7 @@ class CostMeter:
         """At the last step of the measured task, see which tensors the method has made in it and still holds."""
         if learner.task_index != MEASURED_TASK or step != steps:
             return
+        gc.collect()  # activations in a cycle of references are nobody's, but live until the next collection
         moments = [] if learner.phase is None else learner.phase.optimizer.state[learner.weights.vector].values()
         usual = [tensor for tensor in moments if isinstance(tensor, Tensor)]
         known = sizes_of([*usual, *(tensor for reference in self._before if (tensor := reference()) is not None)])

@@ -1,0 +1,175 @@
+"""Answers a second: our engine against batches of one and against unsorted batches of 128, and labels against generation.
+
+    python benchmarks/evaluation.py [--data toy] [--backbone mini | --shape t5-large [--reduced]] [--rounds 5]
+
+All ask the same questions of the same model, task by task as a run does, in turns within one process; ratios are medians over
+rounds. The baselines call `generate` of the PEFT model, as a script commonly does: in the given order, padded to the longest
+of a batch, the adapter beside the frozen weights. `unsorted, merged` differs from us in the batches alone. The adapter has been
+trained for some steps, so that answers end as they do in a run; a model of random weights writes `--max-answer` tokens. In
+float32 all answers must be identical, or this fails; in bfloat16 a batch's shape decides ties, and the differing ones are
+counted. Batches of one are asked every eighth question. On a CPU the process's own seconds are taken, so that other work on
+the machine disturbs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from outcome import device_name, in_turns, median_ratio, write_outcome
+from shapes import add_backbone_arguments, chosen_backbone
+
+from clbench.answering import generation_config
+from clbench.backbone import merged
+from clbench.batches import longest_answer
+from clbench.learner import Learner
+from clbench.settings import resolve_settings
+from clbench.sources import load_tasks
+from clbench.streams import Example, Task, find_stream
+
+ENGINE, LABELS = "ours", "ours, --answers labels"
+ONE, UNSORTED, ALIKE = "batch 1", "unsorted 128", "unsorted 128, merged"
+SAMPLE = 8  # batches of one take so long that only every so-many-th question is asked
+TARGETS = {ONE: 5.0, UNSORTED: 1.5}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The learner and the tasks whose questions it is asked, and what each way answered last."""
+
+    learner: Learner
+    tasks: Sequence[Task]
+    answers: dict[str, list[str]]
+
+    def seconds_a_row(self, name: str, ask: Callable[[Task], list[str]]) -> float:
+        """Return the seconds a question of the process on a CPU, of the wall elsewhere; keep the answers."""
+        on_cpu = self.learner.device.type == "cpu"
+        clock = time.process_time if on_cpu else time.perf_counter
+        begin = clock()
+        answers = [answer for task in self.tasks for answer in ask(task)]
+        self.answers[name] = answers  # texts: the device is done
+        return (clock() - begin) / len(answers)
+
+
+def ours(learner: Learner, task: Task, way: str) -> list[str]:
+    """Answer as a run does."""
+    learner.settings = replace(learner.settings, answers=way)
+    return learner.answer(task.test, labels=task.labels)
+
+
+def plain(learner: Learner, task: Task, size: int, merge: bool) -> list[str]:
+    """Answer in batches of `size`, in the given order."""
+    answers: list[str] = []
+    learner.model.eval()
+    longest = learner.settings.max_answer or max(map(longest_answer, task.test))
+    with torch.no_grad(), merged(learner.model) if merge else nullcontext():
+        for begin in range(0, len(task.test), size):
+            batch = learner.batch(task.test[begin : begin + size])
+            tokens = learner.model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=generation_config(learner),
+                max_new_tokens=longest,
+            )
+            tokens = tokens if learner.model.config.is_encoder_decoder else tokens[:, batch.input_ids.shape[1] :]
+            answers += [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return answers
+
+
+def train(learner: Learner, rows: Sequence[Example], steps: int) -> None:
+    """Take some steps, so that the answers are labels."""
+    learner.begin_task(0)
+    training = learner.training(rows)
+    for batch in training.take(steps):
+        training.step(learner.loss(batch))
+
+
+def differing(answers: Mapping[str, Sequence[str]], sizes: Sequence[int], exact: bool) -> dict[str, int]:
+    """Return how many answers of each baseline are not ours.
+
+    Args:
+        sizes: the questions of each task, of which batches of one were asked a part.
+
+    Raises:
+        SystemExit: there are some, though the arithmetic allows for none.
+    """
+    rest, sample = list(answers[ENGINE]), []
+    for size in sizes:
+        sample += rest[:size][::SAMPLE]
+        del rest[:size]
+    found = {}
+    for name in (ONE, UNSORTED, ALIKE):
+        ours = sample if name == ONE else answers[ENGINE]
+        found[name] = sum(a != b for a, b in zip(ours, answers[name], strict=True))
+        if exact and found[name]:
+            raise SystemExit(f"{found[name]} of {len(ours)} answers of '{name}' differ from ours")
+    return found
+
+
+def parse() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_backbone_arguments(parser)
+    parser.add_argument("--data", default="toy")
+    parser.add_argument("--stream", default="amazon,boolqa,dbpedia", help="whose tasks are asked")
+    parser.add_argument("--rows", type=int, default=512, help="questions a task, at most [512]")
+    parser.add_argument("--steps", type=int, default=150, help="training steps before; a random model takes none [150]")
+    parser.add_argument("--max-answer", help="tokens of an answer [the task's; 5 with --shape]")
+    parser.add_argument("--max-input", help="tokens of a prompt [512]", default="512")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 [auto]")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = parse()
+    given = {name: vars(arguments)[name] for name in ("backbone", "data", "precision", "max_input")}
+    longest = arguments.max_answer or ("5" if arguments.shape else None)
+    given |= {"max_answer": longest} if longest else {}
+    settings = resolve_settings(given | ({"lora_targets": "all-linear"} if arguments.shape else {}))
+    backbone = chosen_backbone(arguments, settings)
+    learner = Learner(backbone, settings)
+    learner.add_lora()
+    tasks = load_tasks(settings.data, find_stream(arguments.stream), 100, arguments.rows)
+    if arguments.shape is None:
+        train(learner, [row for task in tasks for row in task.train], arguments.steps)
+    questions = Questions(learner, tasks, {})
+    learner.encoder.encode([row for task in tasks for row in task.test])  # tokenised before, for all
+
+    def one_by_one(task: Task) -> list[str]:
+        return plain(learner, replace(task, test=task.test[::SAMPLE]), 1, False)
+
+    ways: dict[str, Callable[[Task], list[str]]] = {
+        ENGINE: partial(ours, learner, way="generate"),
+        LABELS: partial(ours, learner, way="labels"),
+        ONE: one_by_one,
+        UNSORTED: partial(plain, learner, size=128, merge=False),
+        ALIKE: partial(plain, learner, size=128, merge=True),
+    }
+    measures = {name: partial(questions.seconds_a_row, name, ask) for name, ask in ways.items()}
+    seconds = in_turns(measures, arguments.rounds)
+    sizes = [len(task.test) for task in tasks]
+    rows, other = sum(sizes), differing(questions.answers, sizes, backbone.model.dtype == torch.float32)
+    rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}
+    print(f"{backbone.name} on {device_name(backbone.device)}, {rows} questions of {arguments.data}:")
+    for name, rate in rates.items():
+        print(f"  {name}: {rate:.1f} answers/s")
+    ratios = {f"ours / {name}": median_ratio(seconds, name, ENGINE) for name in (ONE, UNSORTED, ALIKE)}
+    ratios["labels / generate (both ours)"] = median_ratio(seconds, ENGINE, LABELS)
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}x")
+    print(f"answers identical: {'all' if not any(other.values()) else other}")
+    content = {"backbone": backbone.name, "data": arguments.data, "rows": rows, "rounds": arguments.rounds}
+    content |= {"answers_per_second": rates, "ratios": ratios, "differing": other, "targets": TARGETS}
+    print(f"-> {write_outcome('evaluation', backbone.device, content)}")
+
+
+if __name__ == "__main__":
+    main()
