@@ -42,9 +42,15 @@ def learned(folder, tasks, quantize, precision="float32", **settings):
     return learner, training
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
-@pytest.mark.parametrize(("quantize", "stored"), [("8bit", torch.int8), ("4bit", torch.uint8)])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "quantize", "stored", "precision"),
+    [
+        ("llama", "8bit", torch.int8, "bfloat16"),
+        ("t5", "8bit", torch.int8, "float32"),
+        ("llama", "4bit", torch.uint8, "float32"),
+        ("t5", "4bit", torch.uint8, "bfloat16"),
+    ],
+)
 def test_the_base_is_stored_small_and_lora_is_trained_in_float32(kind, quantize, stored, precision, folders, toy_tasks):
     learner, training = learned(folders[kind], toy_tasks, quantize, precision)
     layers = {name: part for name, part in learner.model.named_modules() if name.endswith("base_layer")}
