@@ -1,24 +1,25 @@
 """What each method costs: its training time relative to LoRAReplay, side by side in one run.
 
-    python benchmarks/method_cost.py [--backbone mini] [--rounds 3] [--methods rkif,ewc]
+    python benchmarks/method_cost.py [--backbone mini | --shape t5-large [--reduced]] [--rounds 3] [--methods rkif,ewc]
 
 Every method learns a small first task, then the second one is timed, the methods in turns within each round, forwards and
 back. Printed are medians over rounds of the ratio to LoRAReplay (mix=interleave) of the same round: per optimizer step on the
 new task, and at equal batches, which is per row that went through the model. Beside it are the rows per step and the part of
 the time that is the method's own arithmetic (importance, masks, fusion) by the cost meter. On a CPU the process's own seconds
-are taken, so that other work on the machine disturbs less. `--backbone random` takes a T5 of mini's size.
+are taken, so that other work on the machine disturbs less.
 """
 
 import argparse
 import statistics
-import tempfile
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-from clbench.backbone import Backbone, load_backbone
+from outcome import device_name, named, write_outcome
+from shapes import add_backbone_arguments, chosen_backbone
+
+from clbench.backbone import Backbone
 from clbench.cost import Stopwatch
 from clbench.discovery import Method, Plugins, find_plugins, run_manager
 from clbench.learner import Learner
@@ -26,7 +27,6 @@ from clbench.protocol import DefaultProtocol
 from clbench.settings import Settings, resolve_settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
-from clbench.tiny import save_tiny_t5
 
 BASE = "lorareplay mix=interleave"
 FORMS = [
@@ -34,7 +34,6 @@ FORMS = [
     "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora", "moelora", "sapt",
     "l2p", "lfpt5 prompt_length=20 samples_per_class=1",
 ]  # fmt: skip
-MINI = {"d_model": 256, "d_kv": 32, "d_ff": 320, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
 
 class Measured(NamedTuple):
@@ -76,21 +75,19 @@ def measure(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backbone", default="mini", help="mini, random (of mini's size), a folder or a hub id")
+    add_backbone_arguments(parser)
     parser.add_argument("--data", default="toy")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"])
     parser.add_argument("--methods", help="keep these, separated by commas; the base is always measured")
     arguments = parser.parse_args()
-    preset = "mini" if arguments.backbone == "random" else None
-    settings = resolve_settings(
-        {"backbone": arguments.backbone, "data": arguments.data, "epochs": str(arguments.epochs)}, preset
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        name = settings.backbone
-        if name == "random":
-            name = str(save_tiny_t5(Path(folder), 12000, **MINI))
-        backbone = load_backbone(name, settings.device, settings.precision, settings.threads)
+    given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": str(arguments.epochs)}
+    given |= {"compile": arguments.compile}
+    if arguments.shape is not None:
+        given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}
+    settings = resolve_settings(given, arguments.shape)
+    backbone = chosen_backbone(arguments, settings)
     first, second = load_tasks(settings.data, find_stream("amazon,yahoo"), 200, 8)
     tasks = [replace(first, train=first.train[:40]), second]  # of the first, 20 rows are remembered
     kept = arguments.methods.split(",") if arguments.methods else [form.split()[0] for form in FORMS]
@@ -105,13 +102,18 @@ def main() -> None:
         for number in range(arguments.rounds)
     ]
     steps = -(-len(second.train) // settings.batch_size) * settings.epochs
-    print(f"{backbone.name}, {backbone.device}, {steps} steps of {settings.batch_size} rows, {arguments.rounds} rounds")
+    shown = device_name(backbone.device)
+    print(f"{backbone.name} on {shown}, {steps} steps of {settings.batch_size} rows, {arguments.rounds} rounds")
     print(f"{'method':32}{'x per step':>12}{'x at equal batches':>20}{'rows/step':>11}{'own arithmetic':>16}")
+    table = {}
     for form in forms:
         ratio = statistics.median(results[form].seconds / results[BASE].seconds for results in rounds)
         rows, own = rounds[-1][form].rows, statistics.median(results[form].own for results in rounds)
         equal = ratio / (rows / rounds[-1][BASE].rows)
         print(f"{form:32}{ratio:12.2f}{equal:20.2f}{rows / steps:11.1f}{100 * own:15.1f}%")
+        table[form] = {"per_step": ratio, "at_equal_batches": equal, "rows_per_step": rows / steps, "own": own}
+    content = {"backbone": backbone.name, "compile": settings.compile, "rounds": arguments.rounds, "methods": table}
+    print(f"-> {write_outcome(named('method_cost', backbone.name, settings.compile), backbone.device, content)}")
 
 
 if __name__ == "__main__":

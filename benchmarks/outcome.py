@@ -48,8 +48,18 @@ def median_ratio(measured: Mapping[str, list[float]], above: str, below: str) ->
     return statistics.median(a / b for a, b in zip(measured[above], measured[below], strict=True))
 
 
+def named(benchmark: str, backbone: str, compiled: str = "none") -> str:
+    """Return the name of a measurement: the benchmark's, with what differs from the embedded backbone, uncompiled."""
+    parts = [benchmark, *([] if backbone == "mini" else [backbone]), *([] if compiled == "none" else [compiled])]
+    return re.sub(r"[^A-Za-z0-9_]+", "-", "_".join(parts)).strip("-")
+
+
 def write_outcome(name: str, device: torch.device, content: Mapping[str, Any]) -> Path:
-    """Write `NAME_DEVICE.json` into `results/benchmarks`, or into the folder of the variable OUT, in one step."""
+    """Write `NAME_DEVICE.json` into `results/benchmarks`, or into the folder of the variable OUT, in one step.
+
+    Args:
+        name: of the benchmark and, but for the embedded one, its backbone.
+    """
     shown = device_name(device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     whole = {

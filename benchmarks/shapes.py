@@ -9,6 +9,7 @@ import transformers
 from transformers import LlamaConfig, PretrainedConfig, T5Config
 
 from clbench.backbone import EMBEDDED, Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
+from clbench.decoder import read_labels
 from clbench.errors import unknown
 from clbench.settings import Settings
 
@@ -65,6 +66,8 @@ def random_backbone(name: str, device: str, dtype: torch.dtype, reduced: bool = 
     with torch.device(device):
         model = kind.from_config(config, dtype=dtype)
     model.requires_grad_(False).eval()
+    if not config.is_encoder_decoder:
+        read_labels(model)
     shown = f"{name} ({'reduced, ' if reduced else ''}random weights)"
     return Backbone(shown, model, load_tokenizer(EMBEDDED), torch.device(device))
 
@@ -82,6 +85,6 @@ def chosen_backbone(arguments: argparse.Namespace, settings: Settings) -> Backbo
     if arguments.shape is None:
         return load_backbone(arguments.backbone, arguments.device, settings.precision, settings.threads)
     device = choose_device(arguments.device)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    if arguments.reduced or settings.threads is not None:  # a toy has no work for several threads
+        torch.set_num_threads(settings.threads or 1)
     return random_backbone(arguments.shape, str(device), choose_dtype(settings.precision, device), arguments.reduced)

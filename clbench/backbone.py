@@ -22,7 +22,7 @@ from .alpaca import ask_alpaca
 from .batches import Encoder
 from .decoder import read_labels
 from .errors import ClbenchError, one_line
-from .quantization import is_quantized, quantized_storage
+from .quantization import is_quantized, keep_trainable, quantized_storage
 from .room import Room
 from .seeding import derive_seed
 from .settings import Settings
@@ -134,9 +134,12 @@ def load_backbone(
             source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
         )
     tokenizer = load_tokenizer(name, trust_remote_code)
-    if not storage:
+    if storage:
+        keep_trainable(model)
+    else:
         model.to(place)
     model.requires_grad_(False).eval()
+    model.generation_config = _plain_generation(model.generation_config)
     if not config.is_encoder_decoder:
         read_labels(model)
     return Backbone(name, model, tokenizer, place)
@@ -163,6 +166,17 @@ def _model_class(name: str, config: Any) -> Any:
             f"use an encoder-decoder such as T5 or a decoder such as LLaMA"
         )
     return transformers.AutoModelForCausalLM
+
+
+def _plain_generation(own: transformers.GenerationConfig) -> transformers.GenerationConfig:
+    """Return a model's settings for generation without its authors' penalties and beams, which would enter every answer."""
+    return transformers.GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+        forced_bos_token_id=own.forced_bos_token_id,
+    )
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:

@@ -30,7 +30,8 @@ class Batch:
 
     Encoder-decoders and decoders take the same batches; a decoder's prompts are padded on the left, all else on the right.
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
-    positions of its rows among the examples that a phase was made of.
+    positions of its rows among the examples that a phase was made of, `labelled` those of its labels that the loss counts
+    among its flattened ones (None: not known).
     """
 
     input_ids: Tensor
@@ -38,6 +39,7 @@ class Batch:
     labels: Tensor
     share: float = 1.0
     rows: tuple[int, ...] = ()
+    labelled: Tensor | None = None
 
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""
@@ -160,14 +162,30 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 
 
 def collate(
-    rows: Sequence[Encoded], pad_id: int, device: torch.device, share: float = 1.0, left: bool = False
+    rows: Sequence[Encoded],
+    pad_id: int,
+    device: torch.device,
+    share: float = 1.0,
+    left: bool = False,
+    multiple: int = 1,
 ) -> Batch:
-    """Return the rows as one batch on the device; the inputs are padded on the right, or on the left (decoders)."""
-    inputs = pad([row.input_ids for row in rows], pad_id, left)
-    mask = pad([[1] * len(row.input_ids) for row in rows], 0, left)
-    labels = pad([row.labels for row in rows], IGNORED)
-    inputs, mask, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, mask, labels))
-    return Batch(inputs, mask, labels, share)
+    """Return the rows as one batch on the device.
+
+    Args:
+        left: the inputs are padded on the left (decoders), not on the right.
+        multiple: what the length of the inputs is a multiple of; that of the labels, which are short, of at most 8.
+    """
+    inputs = pad([row.input_ids for row in rows], pad_id, left, multiple)
+    mask = pad([[1] * len(row.input_ids) for row in rows], 0, left, multiple)
+    labels = pad([row.labels for row in rows], IGNORED, multiple=min(multiple, 8))
+    labelled = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # here, where no device has to be waited for
+    placed = [to_device(tensor, device) for tensor in (inputs, mask, labels, labelled)]
+    return Batch(placed[0], placed[1], placed[2], share, labelled=placed[3])
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device; to a GPU it goes from pinned memory, without waiting for what runs there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def target_tokens(batch: Batch) -> Tensor:
@@ -175,18 +193,24 @@ def target_tokens(batch: Batch) -> Tensor:
     return (batch.labels != IGNORED).sum()
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int, left: bool = False) -> Tensor:
-    """Return the rows as one (rows, longest) tensor of int64, filled up on the right or on the left."""
-    longest = max(map(len, rows))
+def pad(rows: Sequence[Sequence[int]], filler: int, left: bool = False, multiple: int = 1) -> Tensor:
+    """Return the rows as one (rows, length) tensor of int64, filled up on the right or left to a multiple."""
+    longest = -(-max(map(len, rows)) // multiple) * multiple
     fillers = [[filler] * (longest - len(row)) for row in rows]
     return torch.tensor([[*more, *row] if left else [*row, *more] for row, more in zip(rows, fillers, strict=True)])
 
 
 def accumulation_group(
-    rows: Sequence[Encoded], micro_batch: int | None, pad_id: int, device: torch.device, left: bool = False
+    rows: Sequence[Encoded],
+    micro_batch: int | None,
+    pad_id: int,
+    device: torch.device,
+    left: bool = False,
+    multiple: int = 1,
 ) -> list[Batch]:
-    """Return the micro-batches of one optimizer step; their shares add up to 1."""
+    """Return the micro-batches of one optimizer step; their shares add up to 1. `left`, `multiple`: as in `collate`."""
     size = micro_batch or len(rows)
     tokens = sum(len(row.labels) for row in rows)
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return [collate(part, pad_id, device, sum(len(row.labels) for row in part) / tokens, left) for part in parts]
+    shares = [sum(len(row.labels) for row in part) / tokens for part in parts]
+    return [collate(part, pad_id, device, share, left, multiple) for part, share in zip(parts, shares, strict=True)]

@@ -25,6 +25,7 @@ def set_checkpointing(model: Any, on: bool) -> None:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
             raise ClbenchError(f"--gradient-checkpointing: {error}") from None
+        model.disable_input_require_grads()  # hooks that only the re-entering form needs, and that nobody would take off
 
 
 @contextmanager

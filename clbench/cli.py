@@ -19,7 +19,7 @@ from .options import Option, list_options
 from .own_streams import check_metrics
 from .paper_commands import compare, plot, report, reproduce, rescore, show_comparison
 from .preset_commands import presets
-from .runs import Plan, make_runs
+from .runs import Plan, RunMaker
 from .settings import Settings, resolve_settings
 from .streams import Stream, find_stream, known_streams, task_specs
 from .tables import style_option
@@ -57,7 +57,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, option in reversed(list_options(Settings).items()):
         if name not in _NAMED_OTHERWISE:
             flag = f"--{name.replace('_', '-')}"
-            shown = f"{option.meaning} [default: {option.default}; a preset may say otherwise]"
+            shown = f"{option.meaning} [{str(option.default).lower()}]"
             alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.type is bool else {}
             command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
@@ -107,6 +107,7 @@ main.add_command(presets)
 @results_option
 @click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
 @click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: steps, time, memory, disk.")
 @click.option(
     "--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps` (clbench/maps.py)."
 )
@@ -122,10 +123,14 @@ def run(
     results: Path,
     force: bool,
     save_adapter: bool,
+    dry_run: bool,
     log_maps: bool,
     **settings: str | None,
 ) -> None:
-    """Run one method on one or several streams and print the leaderboard."""
+    """Run one method on one or several streams and print the leaderboard.
+
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise.
+    """
     chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
     resolved = [
@@ -146,7 +151,14 @@ def run(
     options = method.resolve_options(parse_assignments(given))
     method.build(options)  # refuse bad options before anything is loaded
     plans = [Plan(method, options, one, one_settings) for one, one_settings in resolved]
-    make_runs(console, plans, found, results, force, save_adapter, log_maps)
+    if dry_run:
+        from .dry_run import show_dry_run
+
+        show_dry_run(console, plans, found, results, force, save_adapter)
+        return
+    maker = RunMaker(console, found, results, force, save_adapter, log_maps)
+    for plan in plans:
+        maker.make(plan)
     show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 

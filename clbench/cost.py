@@ -6,7 +6,8 @@ import gc
 import itertools
 import time
 import weakref
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,14 @@ class Cost:
     replayed_rows: int = 0
     aside_seconds: float = 0.0
 
+    @contextmanager
+    def forward_pass(self, rows: int) -> Iterator[None]:
+        """Count and time one forward pass."""
+        with self.harness:
+            self.forward_batches += 1
+            self.forward_rows += rows
+            yield
+
     def count_backward(self, _: Tensor) -> None:
         """Count one backward pass; a hook of the loss."""
         self.backward_batches += 1
@@ -140,6 +149,7 @@ class CostMeter:
         """At the last step of the measured task, see which tensors the method has made in it and still holds."""
         if learner.task_index != MEASURED_TASK or step != steps:
             return
+        gc.collect()  # activations in a cycle of references are nobody's, but live until the next collection
         moments = [] if learner.phase is None else learner.phase.optimizer.state[learner.weights.vector].values()
         usual = [tensor for tensor in moments if isinstance(tensor, Tensor)]
         known = sizes_of([*usual, *(tensor for reference in self._before if (tensor := reference()) is not None)])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,8 +27,11 @@ from .batches import (
     target_tokens,
 )
 from .blocks import ADAPTER_FILE, Blocks
-from .checkpointing import set_checkpointing, without_checkpointing
+from .checkpointing import set_checkpointing
+from .compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from .cost import Cost, Stopwatch
+from .lora import fuse_lora
+from .loss import batch_loss, scores_of_labels, with_weights
 from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
@@ -88,10 +90,13 @@ class Learner:
         self._own: frozenset[Example] | None = None
         self._hook = hook
         self._backbone = backbone
+        self._compiled: CompiledLoss | GraphedLoss | None = None
+        check_compile(settings, self.device)
 
     def add_lora(self) -> None:
         """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
         self.adapter = attach_adapter(self._backbone, self.settings)
+        fuse_lora(self.model)
         self._train_it()
 
     def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
@@ -124,6 +129,8 @@ class Learner:
         self.weights = Weights(self.model)
         if self.settings.gradient_checkpointing:
             set_checkpointing(self.model, True)
+        unchanging = self.blocks is None and not self.parts  # what the model computes does not change between tasks
+        self._compiled = compiled_loss(self.settings.compile, self.model, self.weights if unchanging else None)
 
     def detach(self) -> None:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
@@ -136,7 +143,7 @@ class Learner:
         for handle in self.hooks:
             handle.remove()
         self.hooks.clear()
-        self.adapter, self.blocks, self.parts, self.phase = None, None, {}, None
+        self.adapter, self.blocks, self.parts, self.phase, self._compiled = None, None, {}, None, None
 
     def another(self, **changes: Any) -> Learner:
         """Return a bare learner on the same backbone, in the same task and counting into its cost.
@@ -215,7 +222,10 @@ class Learner:
             weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
                 are; the loss can be differentiated with respect to it.
         """
-        loss: Tensor = self._forward(batch, weights).loss
+        with self.cost.forward_pass(len(batch.labels)):
+            loss = self._compiled(batch) if self._compiled is not None and weights is None else None
+            if loss is None:
+                loss = batch_loss(self.model, self._call(weights), batch, choose=self._compiled is None)
         if loss.requires_grad:
             loss.register_hook(self.cost.count_backward)
         return loss
@@ -228,20 +238,14 @@ class Learner:
         Args:
             weights: as in `loss`.
         """
-        scores: Tensor = self._forward(batch, weights).logits
-        return scores[:, -1 - batch.labels.shape[1] : -1] if self._backbone.is_decoder else scores
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        with self.cost.forward_pass(len(batch.labels)):
+            return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
 
-    def _forward(self, batch: Batch, weights: Tensor | None) -> Any:
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        inputs |= {"labels": batch.labels, "use_cache": False}
-        with self.cost.harness:
-            self.cost.forward_batches += 1
-            self.cost.forward_rows += len(batch.labels)
-            if weights is None:
-                return self.model(**inputs)
-            checkpointed = self.settings.gradient_checkpointing  # whose second pass would see the current weights
-            with without_checkpointing(self.model) if checkpointed else nullcontext():
-                return torch.func.functional_call(self.model, dict(self.weights.views(weights)), (), inputs)
+    def _call(self, weights: Tensor | None) -> Callable[..., Any]:
+        if weights is None:
+            return self.model
+        return with_weights(self.model, self.weights.views(weights), self.settings.gradient_checkpointing)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `weights.grad`."""
@@ -337,14 +341,12 @@ class Learner:
     def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
         encoded = self.encoder.encode(examples)
         replayed = [self._own is not None and example not in self._own for example in examples]
-        pad_id, micro_batch, left = self.tokenizer.pad_token_id, self.settings.micro_batch, self._backbone.is_decoder
+        settings, pad_id, left = self.settings, self.tokenizer.pad_token_id, self._backbone.is_decoder
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
-            group, rows = (
-                accumulation_group([encoded[i] for i in indices], micro_batch, pad_id, self.device, left),
-                iter(indices),
-            )
+            chosen, rows = [encoded[i] for i in indices], iter(indices)
+            group = accumulation_group(chosen, settings.micro_batch, pad_id, self.device, left, settings.padding)
             yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
 
     def batch(self, examples: Sequence[Example]) -> Batch:
@@ -388,4 +390,5 @@ class Learner:
 
     def train_mode(self) -> None:
         """Switch dropout on."""
-        self.model.train()
+        if not self.model.training:  # to tell every part is a tenth of a small model's step
+            self.model.train()

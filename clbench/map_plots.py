@@ -161,7 +161,7 @@ def draw_panels(panels: Sequence[Panel], found: Maps) -> Figure:
             axes.tick_params(labelsize=7)
             if panel.before is not None:
                 mark_changes(axes, image, panel.values, panel.before)
-        figure.colorbar(image, ax=drawn, label=measure, aspect=30)
+        figure.colorbar(image, ax=drawn, label=measure, aspect=max(15, rows * height / 0.2))
     if any(panel.before is not None for panel in panels):
         figure.supxlabel("+ grown, - shrunk by half or more", fontsize=8)
     return figure

@@ -189,10 +189,10 @@ def _say_cost(console: Console, missing: list[PlannedRun], style: str) -> None:
 
 def _run_missing(console: Console, missing: list[PlannedRun], plugin_files: tuple[Path, ...], results: Path) -> None:
     from .discovery import find_plugins
-    from .runs import make_runs
+    from .runs import RunMaker
 
     log_maps = any(run.log_maps for run in missing)
-    make_runs(console, missing, find_plugins(plugin_files), results, log_maps=log_maps, go_on=True)
+    RunMaker(console, find_plugins(plugin_files), results, log_maps=log_maps).make_all(missing)
 
 
 def _draw_suite(console: Console, suite: Suite, cells: list[PlannedCell], file: Path) -> None:

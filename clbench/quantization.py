@@ -1,4 +1,7 @@
-"""Frozen weights in 8 or 4 bits (bitsandbytes); what is trained beside them stays in float32."""
+"""Frozen weights in 8 or 4 bits (bitsandbytes); what is trained beside them stays in float32.
+
+In 8 bits an answer can depend on its neighbours in a batch: LLM.int8 looks for outliers in all of a batch's activations.
+"""
 
 from importlib.util import find_spec
 from typing import Any
@@ -39,6 +42,19 @@ def quantized_storage(quantize: str, device: torch.device, dtype: torch.dtype) -
             bnb_4bit_compute_dtype=dtype,
         )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Let gradients through 4-bit layers on a CPU after an evaluation as well.
+
+    In evaluation bitsandbytes packs their weights anew, for CPUs with AVX-512, in a form that has no backward pass, and leaves
+    them so (0.50).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(layer: nn.Module) -> bool:

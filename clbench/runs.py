@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from .errors import ClbenchError
+from .progress import ProgressDisplay, summarise
 from .settings import Settings
+from .store import RunFiles, read_record
 from .streams import Stream
 from .verification import disagreement_text
 
 if TYPE_CHECKING:
+    from .backbone import Backbone
     from .discovery import Method, Plugins
 
 
@@ -29,82 +32,92 @@ class Plan:
     settings: Settings
 
 
-def make_runs(
-    console: Console,
-    plans: Sequence[Plan],
-    plugins: Plugins,
-    results: Path,
-    force: bool = False,
-    save_adapter: bool = False,
-    log_maps: bool = False,
-    go_on: bool = False,
-) -> None:
-    """Make the runs in their order; a backbone is loaded when another one than the last is asked for.
+class RunMaker:
+    """Makes runs in one process and keeps what they share: data, verdicts on them, and the backbone of the last run.
 
     Args:
         force: repeat finished runs.
         save_adapter: keep the trained adapter.
         log_maps: keep importance and task vectors (`clbench.maps`).
-        go_on: print why a run failed and go on with the next one, instead of raising.
     """
-    from .audit import audit_stream
-    from .backbone import load_backbone_of
-    from .map_log import MapLog
-    from .progress import ProgressDisplay, summarise
-    from .protocol import execute_run, run_files
-    from .sources import Selection, make_tasks, open_source
-    from .store import read_record
 
-    backbone, loaded = None, None
-    read_once, audit_once = cache(open_source), cache(audit_stream)
+    def __init__(
+        self,
+        console: Console,
+        plugins: Plugins,
+        results: Path,
+        force: bool = False,
+        save_adapter: bool = False,
+        log_maps: bool = False,
+    ) -> None:
+        from .audit import audit_stream
+        from .sources import open_source
 
-    def make_run(plan: Plan) -> None:
-        nonlocal backbone, loaded
+        self.console = console
+        self.plugins = plugins
+        self.results = results
+        self.force = force
+        self.save_adapter = save_adapter
+        self.log_maps = log_maps
+        self._open, self._audit = cache(open_source), cache(audit_stream)
+        self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
+
+    def make(self, plan: Plan) -> None:
+        """Make one run, from its checkpoint if there is one, unless it is finished."""
+        from .protocol import execute_run, run_files
+        from .sources import Selection, make_tasks
+
         settings, stream = plan.settings, plan.stream
-        source = read_once(settings.data, settings.layout, stream if stream.read else None)
+        source = self._open(settings.data, settings.layout, stream if stream.read else None)
         tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
-        files = run_files(results, settings, plan.method, plan.options, tasks)
-        extras = (files.adapter.exists() or not save_adapter) and (files.maps.exists() or not log_maps)
-        if files.record.exists() and extras and not force:
-            console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
+        files = run_files(self.results, settings, plan.method, plan.options, tasks)
+        if self.is_finished(files):
             return
-        if force:
+        if self.force:
             files.checkpoint.unlink(missing_ok=True)
-        wanted = settings.backbone_arguments
-        if wanted != loaded:
-            backbone = loaded = None  # two at a time may not fit
-            with console.status(f"loading backbone {settings.backbone}"):
-                backbone, loaded = load_backbone_of(settings), wanted
-        assert backbone is not None
-        watchers: list[object] = [ProgressDisplay(console, f"{plan.method.name}, {stream.name}, seed {settings.seed}")]
-        verdict = audit_once(source, stream).verdict
+        backbone = self.backbone(plan)
+        verdict = self._audit(source, stream).verdict
         if verdict["errors"]:
-            console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
-        if log_maps:
-            watchers.append(MapLog())
+            self.console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
         record = execute_run(
-            settings,
-            stream,
-            tasks,
-            backbone,
-            plugins,
-            plan.method,
-            plan.options,
-            files,
-            watchers,
-            save_adapter,
-            verdict,
-        )
-        console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+            settings, stream, tasks, backbone, self.plugins, plan.method, plan.options, files, self.watchers(plan),
+            self.save_adapter, verdict,
+        )  # fmt: skip
+        self.console.print(f"{summarise(record)} -> {files.record}", highlight=False)
         if disagreement_text(record):
-            console.print(disagreement_text(record), highlight=False)
+            self.console.print(disagreement_text(record), highlight=False)
 
-    for number, plan in enumerate(plans, 1):
-        if go_on:
-            console.print(f"run {number} of {len(plans)}", highlight=False)
-        try:
-            make_run(plan)
-        except ClbenchError as error:
-            if not go_on:
-                raise
-            console.print(f"failed: {error}", style="red", highlight=False, markup=False)
+    def is_finished(self, files: RunFiles) -> bool:
+        """Return, and say, whether all that is wanted of a run is there; never with `force`."""
+        extras = (files.adapter.exists() or not self.save_adapter) and (files.maps.exists() or not self.log_maps)
+        finished = files.record.exists() and extras and not self.force
+        if finished:
+            self.console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
+        return finished
+
+    def backbone(self, plan: Plan) -> Backbone:
+        """Return a run's backbone, loaded unless it is that of the last run."""
+        from .backbone import load_backbone_of
+
+        wanted = plan.settings.backbone_arguments
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # two at a time may not fit
+            with self.console.status(f"loading backbone {plan.settings.backbone}"):
+                self._loaded = wanted, load_backbone_of(plan.settings)
+        return self._loaded[1]
+
+    def watchers(self, plan: Plan) -> list[object]:
+        """Return the plugins that watch a run."""
+        from .map_log import MapLog
+
+        title = f"{plan.method.name}, {plan.stream.name}, seed {plan.settings.seed}"
+        return [ProgressDisplay(self.console, title), *([MapLog()] if self.log_maps else [])]
+
+    def make_all(self, plans: Sequence[Plan]) -> None:
+        """Make the runs one after another; say why one failed and go on with the next."""
+        for number, plan in enumerate(plans, 1):
+            self.console.print(f"run {number} of {len(plans)}", highlight=False)
+            try:
+                self.make(plan)
+            except ClbenchError as error:  # the other runs do not depend on this one
+                self.console.print(f"failed: {error}", style="red", highlight=False, markup=False)

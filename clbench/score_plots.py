@@ -190,6 +190,7 @@ def time(series: Sequence[Series]) -> Figure:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.12)
+    axes.set_xlim(left=0)
     axes.set_xlabel(f"{unit} an epoch, mean over tasks")
     axes.grid(axis="x", color="0.88")
     if len(groups) > 1:

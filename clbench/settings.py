@@ -11,8 +11,8 @@ from .options import list_options, parse_options
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (
-    "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "eval_batch_size", "eval_tokens",
-    "verify_answers",
+    "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "compile", "pad_multiple",
+    "eval_batch_size", "eval_tokens", "verify_answers",
 )  # fmt: skip
 
 
@@ -79,6 +79,13 @@ class Settings:
     gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: slower, less memory"] = (
         False
     )
+    compile: Annotated[
+        Literal["none", "default", "cudagraphs"],
+        "training passes through torch.compile, or as CUDA graphs: pays where a step is many small kernels",
+    ] = "none"
+    pad_multiple: Annotated[
+        int | None, "pad lengths to a multiple, so that shapes are few; none: 32 with --compile cudagraphs, else 1"
+    ] = None
     trust_remote_code: Annotated[bool, "run Python code that comes with the backbone; read it first"] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
     threads: Annotated[
@@ -95,7 +102,7 @@ class Settings:
             "verify_answers": 0, "limit_train": 1,
             "limit_test": 1, "train_per_class": 1, "validation": 0, "learning_rate": 0, "warmup_steps": 0,
             "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1, "max_answer": 1, "lora_rank": 1,
-            "lora_alpha": 0, "lora_dropout": 0,
+            "pad_multiple": 1, "lora_alpha": 0, "lora_dropout": 0,
         }  # fmt: skip
         values = asdict(self)
         for name, least in at_least.items():
@@ -106,6 +113,11 @@ class Settings:
             raise ClbenchError(f"setting 'lora_dropout' must be below 1, not {self.lora_dropout}")
         if self.evaluate_on == "validation" and not self.validation:
             raise ClbenchError("--evaluate-on validation needs --validation N, the rows per task to carve out")
+
+    @property
+    def padding(self) -> int:
+        """What the lengths of training batches are a multiple of."""
+        return self.pad_multiple or (32 if self.compile == "cudagraphs" else 1)
 
     @property
     def backbone_arguments(self) -> tuple[str, str, str, int | None, str, bool]:

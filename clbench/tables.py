@@ -102,7 +102,7 @@ def rich_sheet(sheet: Sheet, width: int = 80) -> Table:
                     table.add_row(escape(name), cell, end_section=number == len(line) - 1)
             table.add_section()
         return table
-    table = Table(title=escape(sheet.title), title_justify="left")
+    table = Table(title=escape(sheet.title), title_justify="left", min_width=min(width, len(sheet.title)))
     for number, name in enumerate(sheet.header):
         table.add_column(escape(name), justify="left" if sheet.is_left(number) else "right", overflow="fold")
     for line in cells:

@@ -97,6 +97,18 @@ def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder
     expect_error(clbench(*run, "--backbone", tmp_path / "empty"), "the folder has no config.json")
 
 
+def test_answers_are_greedy_whatever_the_authors_of_a_model_generate_with(tmp_path, toy_tasks):
+    folder = save_tiny_llama(tmp_path)
+    answers = []
+    for given in ({}, {"repetition_penalty": 1e6, "no_repeat_ngram_size": 1, "suppress_tokens": list(range(3, 300))}):
+        ids = {"bos_token_id": 1, "eos_token_id": 2}
+        transformers.GenerationConfig(**ids, **given).save_pretrained(folder)
+        learner = Learner(load_backbone(str(folder), "cpu"), Settings(**TINY_LLAMA))
+        learner.add_lora()
+        answers.append(learner.answer(toy_tasks[0].test))
+    assert answers[0] == answers[1]
+
+
 def test_a_stream_is_checked_in_the_form_of_its_backbone(clbench, tmp_path, llama_folder):
     (tmp_path / "r.json").write_text(json.dumps([{"text": f"t{i}", "label": ["no", "yes"][i % 2]} for i in range(6)]))
     (tmp_path / "s.toml").write_text(

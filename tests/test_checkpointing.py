@@ -44,12 +44,25 @@ def test_the_gradients_are_the_same(make, toy_tasks):
     assert not torch.allclose(plain, plain_other, atol=1e-3)
 
 
-def test_detach_switches_it_off(make):
+def test_detach_switches_it_off_and_leaves_no_hooks(make, toy_tasks):
+    learner = make()
+    model, before = learner.model, hooks(learner.model)
+    learner.detach()
     learner = make(gradient_checkpointing=True)
-    switches = [part for part in learner.model.modules() if getattr(part, "gradient_checkpointing", False)]
+    learner.loss(learner.batch(toy_tasks[0].train[:2]), learner.weights.data)
+    switches = [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]
     assert switches
     learner.detach()
     assert not any(part.gradient_checkpointing for part in switches)
+    assert hooks(model) == before
+
+
+def hooks(model):
+    return [
+        (name, len(part._forward_hooks), len(part._forward_pre_hooks))
+        for name, part in model.named_modules()
+        if part._forward_hooks or part._forward_pre_hooks
+    ]
 
 
 @pytest.mark.parametrize("name", ["migu", "moelora", "sapt", "l2p", "vrmcl"])

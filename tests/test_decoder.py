@@ -231,6 +231,49 @@ def test_every_method_learns_a_task(name, llama, tmp_path, monkeypatch):
     assert named == list(observer.unnamed)
 
 
+def test_routing_sees_the_prompt_alone(make_decoder, toy_tasks):
+    """SAPT's attention and L2P's choice are those of the prompt, in training as in generation; labels do not enter."""
+    examples = toy_tasks[0].train[:4]
+    others = [replace(example, target="Something else entirely") for example in examples]
+    sapt = METHODS.method("sapt").build({})
+    learner = make_decoder(sapt.attach, stream_length=2)
+    sapt.learn_task(learner, toy_tasks[1])
+    sapt.start_block(learner)
+    attention, table = learner.parts["attention"], learner.model.get_input_embeddings().weight
+    summaries = [table[row.input_ids].amax(0) for row in learner.encoder.encode(examples)]
+    with torch.no_grad():
+        expected = attention(torch.stack(summaries)).exp()
+        for asked in (examples, others):
+            learner.loss(learner.batch(asked))
+            assert torch.allclose(attention.shares, expected, atol=1e-6)
+    assert expected.shape == (4, 2)
+    learner.answer(examples[:1])
+    assert torch.allclose(attention.shares, expected[:1], atol=1e-6)
+
+    learner = make_decoder(METHODS.method("l2p").build({}).attach)
+    similarities = []
+    for asked in (examples, others):
+        learner.train_mode()
+        learner.loss(learner.batch(asked))
+        similarities.append(learner.parts["pool"].similarity.item())
+    assert similarities[0] == similarities[1]
+
+
+def test_the_load_balance_counts_prompt_and_answer_but_no_padding(make_decoder, toy_tasks):
+    method = METHODS.method("moelora").build({"load_balance": 1.0, "experts": 3})
+    learner = make_decoder(method.attach, lora_dropout=0.0)
+    batch = learner.batch(toy_tasks[0].train[:4])
+    more = replace(
+        batch,
+        input_ids=functional.pad(batch.input_ids, (9, 0), value=5),
+        attention_mask=functional.pad(batch.attention_mask, (9, 0)),
+        labels=functional.pad(batch.labels, (0, 4), value=IGNORED),
+    )
+    balanced = method.balanced_loss(learner, batch).item()
+    assert balanced == pytest.approx(method.balanced_loss(learner, more).item(), rel=1e-5)
+    assert balanced > learner.loss(batch).item() + 0.5  # the term is 1 where the load is even
+
+
 def _battery_settings():
     from clbench.check import SETTINGS
 

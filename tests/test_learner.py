@@ -1,5 +1,7 @@
 """Learner and Training: accumulation, schedule, clipping, merged evaluation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TINY
@@ -144,3 +146,20 @@ def test_alongside_shares_or_owns_the_moments(make_learner, toy_tasks):
 def test_no_examples_is_an_error(make_learner):
     with pytest.raises(ValueError, match="no examples"):
         make_learner().training([])
+
+
+def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_tasks):
+    learner = make_learner(max_target=8)
+    batch = learner.batch(toy_tasks[1].train[:5])
+    assert len(batch.labelled) < batch.labels.numel(), "targets of different lengths"
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    learner.weights.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    learner.model.eval()
+    theirs, ours = learner.model(**inputs).loss, learner.loss(batch)
+    torch.testing.assert_close(ours, theirs)
+    expected = torch.autograd.grad(theirs, [p for p in learner.model.parameters() if p.requires_grad])
+    learner.weights.zero_grad()
+    learner.backward(ours)
+    torch.testing.assert_close(learner.weights.grad, torch.cat([part.flatten() for part in expected]))
+    unknown = replace(batch, labelled=None)
+    torch.testing.assert_close(learner.loss(unknown), theirs)

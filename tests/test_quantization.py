@@ -42,9 +42,15 @@ def learned(folder, tasks, quantize, precision="float32", **settings):
     return learner, training
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
-@pytest.mark.parametrize(("quantize", "stored"), [("8bit", torch.int8), ("4bit", torch.uint8)])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "quantize", "stored", "precision"),
+    [
+        ("llama", "8bit", torch.int8, "bfloat16"),
+        ("t5", "8bit", torch.int8, "float32"),
+        ("llama", "4bit", torch.uint8, "float32"),
+        ("t5", "4bit", torch.uint8, "bfloat16"),
+    ],
+)
 def test_the_base_is_stored_small_and_lora_is_trained_in_float32(kind, quantize, stored, precision, folders, toy_tasks):
     learner, training = learned(folders[kind], toy_tasks, quantize, precision)
     layers = {name: part for name, part in learner.model.named_modules() if name.endswith("base_layer")}
@@ -72,6 +78,21 @@ def test_quantised_layers_answer_unmerged_and_stay_as_they_are(quantize, folders
         together = learner.answer(examples)
         assert together == learner.answer(examples)
     assert all(torch.equal(part, before[name]) for name, part in learner.model.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_an_evaluation_does_not_change_the_gradients(quantize, kind, folders, toy_tasks):
+    learner, _ = learned(folders[kind], toy_tasks, quantize, lora_dropout=0.0)
+    batch, gradients = learner.batch(toy_tasks[0].train[:4]), []
+    for _ in range(2):
+        learner.train_mode()
+        learner.weights.zero_grad()
+        learner.backward(learner.loss(batch))
+        gradients.append(learner.weights.grad.clone())
+        learner.answer(toy_tasks[0].test[:2])
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(*gradients, atol=1e-6)
 
 
 def test_a_run_records_it(clbench, tmp_path, folders):
