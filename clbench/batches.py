@@ -30,8 +30,8 @@ class Batch:
 
     Encoder-decoders and decoders take the same batches; a decoder's prompts are padded on the left, all else on the right.
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
-    positions of its rows among the examples that a phase was made of, `labelled` those of its labels that the loss counts
-    among its flattened ones (None: not known).
+    positions of its rows among the examples that a phase was made of, `labelled` those of the labels that the loss counts
+    among the flattened ones; `collate` alone knows them, a batch made otherwise or changed by `replace` has None.
     """
 
     input_ids: Tensor
@@ -39,7 +39,7 @@ class Batch:
     labels: Tensor
     share: float = 1.0
     rows: tuple[int, ...] = ()
-    labelled: Tensor | None = None
+    labelled: Tensor | None = field(default=None, init=False)
 
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""
@@ -168,10 +168,12 @@ def collate(
     share: float = 1.0,
     left: bool = False,
     multiple: int = 1,
+    positions: Sequence[int] = (),
 ) -> Batch:
     """Return the rows as one batch on the device.
 
     Args:
+        positions: where the rows are among the examples of a phase.
         left: the inputs are padded on the left (decoders), not on the right.
         multiple: what the length of the inputs is a multiple of; that of the labels, which are short, of at most 8.
     """
@@ -180,7 +182,9 @@ def collate(
     labels = pad([row.labels for row in rows], IGNORED, multiple=min(multiple, 8))
     labelled = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # here, where no device has to be waited for
     placed = [to_device(tensor, device) for tensor in (inputs, mask, labels, labelled)]
-    return Batch(placed[0], placed[1], placed[2], share, labelled=placed[3])
+    batch = Batch(placed[0], placed[1], placed[2], share, tuple(positions))
+    object.__setattr__(batch, "labelled", placed[3])
+    return batch
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -207,10 +211,14 @@ def accumulation_group(
     device: torch.device,
     left: bool = False,
     multiple: int = 1,
+    positions: Sequence[int] = (),
 ) -> list[Batch]:
-    """Return the micro-batches of one optimizer step; their shares add up to 1. `left`, `multiple`: as in `collate`."""
+    """Return the micro-batches of one optimizer step; their shares add up to 1. `left` and the rest: as in `collate`."""
     size = micro_batch or len(rows)
     tokens = sum(len(row.labels) for row in rows)
-    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    shares = [sum(len(row.labels) for row in part) / tokens for part in parts]
-    return [collate(part, pad_id, device, share, left, multiple) for part, share in zip(parts, shares, strict=True)]
+    group = []
+    for begin in range(0, len(rows), size):
+        part = rows[begin : begin + size]
+        share = sum(len(row.labels) for row in part) / tokens
+        group.append(collate(part, pad_id, device, share, left, multiple, positions[begin : begin + size]))
+    return group

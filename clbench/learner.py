@@ -345,9 +345,8 @@ class Learner:
         for indices in plan:
             self.cost.rows += len(indices)
             self.cost.replayed_rows += sum(replayed[i] for i in indices)
-            chosen, rows = [encoded[i] for i in indices], iter(indices)
-            group = accumulation_group(chosen, settings.micro_batch, pad_id, self.device, left, settings.padding)
-            yield [replace(batch, rows=tuple(itertools.islice(rows, len(batch.labels)))) for batch in group]
+            chosen = [encoded[i] for i in indices]
+            yield accumulation_group(chosen, settings.micro_batch, pad_id, self.device, left, settings.padding, indices)
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return examples of the method's own choice as one batch."""

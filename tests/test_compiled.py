@@ -152,7 +152,7 @@ def test_padding_to_a_multiple_changes_no_loss(make_learner, toy_tasks):
         learner.model.eval()
         (batches,) = [next(iter(learner.training(toy_tasks[0].train[:6]).groups()))]
         learner.model.eval()
-        losses.append(torch.stack([learner.loss(replace(batch, labelled=None)) for batch in batches]))
+        losses.append(torch.stack([learner.loss(replace(batch)) for batch in batches]))
         shapes.append([(*batch.input_ids.shape[1:], *batch.labels.shape[1:]) for batch in batches])
     torch.testing.assert_close(*losses)
     assert all(length % 32 == 0 and target % 8 == 0 for length, target in shapes[1])

@@ -161,5 +161,5 @@ def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_
     learner.weights.zero_grad()
     learner.backward(ours)
     torch.testing.assert_close(learner.weights.grad, torch.cat([part.flatten() for part in expected]))
-    unknown = replace(batch, labelled=None)
+    unknown = replace(batch)
     torch.testing.assert_close(learner.loss(unknown), theirs)
