@@ -49,9 +49,7 @@ measure training_step_t5_large_graphs 100 benchmarks/training_step.py "${large[@
 measure training_step_t5_large 55 benchmarks/training_step.py "${large[@]}" --repeat 4 "${steps[@]}"
 measure training_step_flan_t5_xl 55 benchmarks/training_step.py "${big[@]}" --repeat 4 "${steps[@]}"
 measure training_step_llama2_7b 65 benchmarks/training_step.py "${llama[@]}" --repeat 4 "${steps[@]}"
-if [ -f benchmarks/evaluation.py ]; then
-    measure evaluation_t5_large 70 benchmarks/evaluation.py "${large[@]}"
-fi
+measure evaluation_t5_large 70 benchmarks/evaluation.py "${large[@]}"
 measure method_cost_t5_large 80 benchmarks/method_cost.py "${large[@]}" --rounds 1 --epochs 1 --methods rkif,ewc
 measure start_up 50 benchmarks/start_up.py "${mini[@]}" --stream agnews,yahoo --rounds 1
 measure graphs_give_the_same_weights 30 -m pytest -q tests/test_compiled.py -k real_graphs
