@@ -102,7 +102,7 @@ def draw(kind: str, series: Sequence[Series], title: str = "") -> Figure:
     """
     check_kind(kind)
     if not has_matplotlib():
-        raise ClbenchError("plots need matplotlib: pip install 'clbench[plots]'")
+        raise ClbenchError("plots need matplotlib: pip install matplotlib")
     from . import map_plots, score_plots
     from .plot_style import style, wrapped
 

@@ -23,7 +23,7 @@ def quantized_storage(quantize: str, device: torch.device, dtype: torch.dtype) -
         ClbenchError: bitsandbytes is not installed, or does not run on the device.
     """
     if find_spec("bitsandbytes") is None:
-        raise ClbenchError(f"--quantize {quantize} needs bitsandbytes: pip install 'clbench[quantized]'")
+        raise ClbenchError(f"--quantize {quantize} needs bitsandbytes: pip install bitsandbytes")
     import bitsandbytes
 
     supported = bitsandbytes.supported_torch_devices

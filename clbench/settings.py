@@ -74,7 +74,7 @@ class Settings:
         "auto"
     )
     quantize: Annotated[
-        Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes, clbench[quantized])"
+        Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes)"
     ] = "none"
     gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: slower, less memory"] = (
         False
