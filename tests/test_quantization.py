@@ -109,7 +109,7 @@ def test_without_the_package_or_a_device_it_is_one_line(clbench, monkeypatch, ll
     run = ["run", "--method", "seqlora", "--stream", "sst-2", "--backbone", llama_folder, *SMALL, "--quantize", "4bit"]
     with monkeypatch.context() as patched:
         patched.setattr("clbench.quantization.find_spec", lambda name: None)
-        expect_error(clbench(*run), "--quantize 4bit needs bitsandbytes: pip install 'clbench[quantized]'")
+        expect_error(clbench(*run), "--quantize 4bit needs bitsandbytes: pip install bitsandbytes")
     monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"cuda", "xpu"})
     expect_error(clbench(*run), "does not run on 'cpu' (it does on cuda, xpu)")
     with pytest.raises(ClbenchError, match="does not run on 'mps'"):
