@@ -148,13 +148,32 @@ def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tenso
     """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off."""
     batch = learner.collate(rows)
     prompt = 0 if learner.model.config.is_encoder_decoder else batch.input_ids.shape[1]
-    if prompt and "repetition_penalty" in generation:  # of the answer's own tokens
-        penalty = transformers.RepetitionPenaltyLogitsProcessor(generation.pop("repetition_penalty"), prompt)
-        generation["logits_processor"] = LogitsProcessorList([penalty])
+    if "penalty" in generation:
+        generation["logits_processor"] = LogitsProcessorList([RepetitionPenalty(prompt, **generation.pop("penalty"))])
     tokens: Tensor = learner.model.generate(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, **generation
     )
     return tokens[:, prompt:]
+
+
+class RepetitionPenalty(transformers.RepetitionPenaltyLogitsProcessor):
+    """Make tokens that stand in the answer already less likely, but for those that may repeat.
+
+    Args:
+        prompt: how many tokens come before the answer.
+        penalty: by which the score of such a token is divided (multiplied, where it is negative).
+        repeatable: ids of the tokens that may repeat.
+    """
+
+    def __init__(self, prompt: int, penalty: float, repeatable: Sequence[int] = ()) -> None:
+        super().__init__(penalty, prompt or None)
+        self.repeatable = list(repeatable)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores of the next token, shape (batch, vocabulary)."""
+        penalised: Tensor = super().__call__(input_ids, scores)
+        penalised[:, self.repeatable] = scores[:, self.repeatable]
+        return penalised
 
 
 def generation_config(learner: Learner) -> transformers.GenerationConfig:

@@ -361,6 +361,7 @@ class Learner:
         examples: Sequence[Example],
         top_k: int | None = None,
         repetition_penalty: float = 1.0,
+        repeatable: str = "",
         max_answer: int | None = None,
         labels: Sequence[str] = (),
     ) -> list[str]:
@@ -373,13 +374,15 @@ class Learner:
                 one of them that the model prefers; otherwise they are not looked at.
             top_k: draw each token at random from the k likeliest ones instead (torch's global random stream).
             repetition_penalty: above 1, tokens that stand in the answer already become less likely.
+            repeatable: a text whose tokens the penalty passes over.
             max_answer: tokens after which every answer ends, whatever settings and task say.
         """
         if labels and self.settings.answers == "labels":
             return choose_labels(self, examples, labels)
         drawn: dict[str, Any] = {} if top_k is None else {"do_sample": True, "top_k": top_k}
         if repetition_penalty != 1.0:
-            drawn["repetition_penalty"] = repetition_penalty
+            free = self.tokenizer(repeatable, add_special_tokens=False)["input_ids"]
+            drawn["penalty"] = {"penalty": repetition_penalty, "repeatable": free}
         return generate_answers(self, examples, max_answer, **drawn)
 
     def notify(self, step: int, steps: int, loss: Tensor) -> None:

@@ -74,9 +74,7 @@ def make_report(folder: Path, ledger: Sequence[Published], source: str = "rkif",
         leaderboard=leaderboard_sheet(rows, folder),
         compared=compared,
         boards=[(board.title, list(pictures_of(board, folder)), recipe_sheet(board)) for board in boards],
-        no_pictures=""
-        if has_matplotlib()
-        else "No pictures: matplotlib is not installed (pip install matplotlib).",
+        no_pictures="" if has_matplotlib() else "No pictures: matplotlib is not installed (pip install matplotlib).",
         audits=audit_verdicts(records),
         environment=environment_sheet(records),
         runs=runs_sheet(records),

@@ -73,9 +73,9 @@ class Settings:
     precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
         "auto"
     )
-    quantize: Annotated[
-        Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes)"
-    ] = "none"
+    quantize: Annotated[Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes)"] = (
+        "none"
+    )
     gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: slower, less memory"] = (
         False
     )

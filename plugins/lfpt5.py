@@ -9,7 +9,8 @@ Before a new task the prompt writes examples of every earlier one; those with ex
 are kept, a few a class, and mixed in. Both losses are on all rows, KL on the written rows alone; the teacher is the prompt as
 the task began. No real row is kept. KL is summed over tokens and vocabulary, and over rows as in the release's batch of 2,
 whatever the batch here. No development set is used: the last prompt counts, and all written rows are trained on. AdamW with a
-constant rate stands for Adafactor at 0.5. `--save-adapter` writes `parts.safetensors` with `prompt.vectors` (length, width).
+constant rate stands for Adafactor at 0.5. The separator is one token in the release, several here, which repeat: the penalty
+of the sampling passes over them. `--save-adapter` writes `parts.safetensors` with `prompt.vectors` (length, width).
 """
 
 from dataclasses import dataclass, field
@@ -97,8 +98,8 @@ class LFPT5:
         while left > 0 and any(len(rows) < self.pseudo_per_class for rows in found.values()):
             count = min(left, learner.settings.eval_batch_size)
             left -= count
-            drawn = {"top_k": TOP_K, "repetition_penalty": REPETITION_PENALTY, "max_answer": question.max_answer}
-            for text in learner.answer([question] * count, **drawn):
+            drawn = {"top_k": TOP_K, "repetition_penalty": REPETITION_PENALTY, "repeatable": f" {SEPARATOR}"}
+            for text in learner.answer([question] * count, max_answer=question.max_answer, **drawn):
                 parsed = parse(text, about["labels"])
                 if parsed is not None:
                     row = Example(about["head"], parsed[0], parsed[1], about["tail"], (), about["max_answer"])

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 from torch import nn
 
-from clbench.answering import choose_labels, label_trie
+from clbench.answering import RepetitionPenalty, choose_labels, label_trie
 from clbench.backbone import load_backbone, merged
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
@@ -348,3 +348,19 @@ def test_labels_are_used_only_where_there_are_some_and_the_setting_says_so(make_
     learner = make_learner(answers="labels")
     assert learner.answer(task.test) == free
     assert set(learner.answer(task.test, labels=task.labels)) <= set(task.labels)
+
+
+def test_the_repetition_penalty_passes_over_what_may_repeat():
+    scores = torch.tensor([[2.0, -2.0, 2.0, 2.0]])
+    said = torch.tensor([[0, 3, 1, 2]])  # the first is the prompt's
+    penalised = RepetitionPenalty(1, 4.0, repeatable=[2])(said, scores)
+    assert penalised.tolist() == [[2.0, -8.0, 2.0, 0.5]]
+    assert RepetitionPenalty(0, 4.0)(said, scores).tolist() == [[0.5, -8.0, 0.5, 0.5]]
+
+
+def test_the_tokens_of_a_text_may_repeat(make_learner, toy_tasks):
+    learner, question = make_learner(), toy_tasks[0].test[:1]
+    free = learner.answer(question, max_answer=8)[0]
+    assert len(set(learner.tokenizer(free, add_special_tokens=False)["input_ids"])) < 8, "the tiny model repeats itself"
+    assert learner.answer(question, max_answer=8, repetition_penalty=1e6) != [free]
+    assert learner.answer(question, max_answer=8, repetition_penalty=1e6, repeatable=free) == [free]

@@ -113,7 +113,12 @@ def test_at_most_so_many_rows_a_class_and_within_the_budget(make_learner, toy_ta
         ("H: text 1\nAnswer:", "world"),
     ]
     assert sum(len(examples) for examples, _ in asked) == 2 * 20  # 'sports' was never found
-    assert asked[0][1] == {"top_k": 64, "repetition_penalty": 2.5, "max_answer": 128 + ANSWER_ROOM}
+    assert asked[0][1] == {
+        "top_k": 64,
+        "repetition_penalty": 2.5,
+        "repeatable": " __ans__",
+        "max_answer": 128 + ANSWER_ROOM,
+    }
 
 
 def test_the_prompt_is_all_that_is_trained(make_learner):
