@@ -132,7 +132,7 @@ def reproduce(
     cells = _plan(suite, scale, plugin_files, results, settings, seeds)
     missing = missing_runs(cells)
     if dry_run:
-        sheet, values = plan_sheet(suite, cells)
+        sheet, values = plan_sheet(suite, scale, cells)
         show_sheet(console, sheet, values, style)
         _say_cost(console, missing, style)
         return

@@ -122,7 +122,7 @@ def _plan_cell(
     from .protocol import run_files
 
     method = plugins.method(row.method)
-    asked = {name: str(value) for name, value in {**column.options, **row.options}.items()}
+    asked = {name: str(value) for name, value in options_of(row, column, scale).items()}
     options = method.resolve_options(asked)
     method.build(options)
     runs = []
@@ -133,6 +133,11 @@ def _plan_cell(
         place = run_files(results, settings, method, options, tasks)
         runs.append(PlannedRun(method, options, stream, settings, place, estimate(method.name, settings, tasks)))
     return runs
+
+
+def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
+    """Return what a cell sets of its method's options: the scale, the column, the row, the last one wins."""
+    return {**scale.options.get(row.method, {}), **column.options, **row.options}
 
 
 def _streams(name: str, scale: Scale) -> list[Stream]:
@@ -211,7 +216,7 @@ def duration_text(seconds: Sequence[float | None]) -> str:
     )
 
 
-def plan_sheet(suite: Suite, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[dict[str, Any]]]:
+def plan_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[dict[str, Any]]]:
     """Return what a suite would do: one line a cell, with its runs, how many are done, and the estimate; also as values."""
     values: list[dict[str, Any]] = []
     for cell in cells:
@@ -221,7 +226,7 @@ def plan_sheet(suite: Suite, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[
                 "row": cell.row.label,
                 "method": cell.row.method,
                 "column": cell.column.label or cell.column.key,
-                "options": options_text({**cell.column.options, **cell.row.options}),
+                "options": options_text(options_of(cell.row, cell.column, scale)),
                 "streams": ", ".join(dict.fromkeys(run.stream.name for run in cell.runs)),
                 "seeds": ", ".join(dict.fromkeys(str(run.settings.seed) for run in cell.runs)),
                 "runs": len(cell.runs),

@@ -55,13 +55,14 @@ class Suite:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a suite is run: seeds, orders of each stream family, and settings."""
+    """How large a suite is run: seeds, orders of each stream family, settings, and options by method (a row's own win)."""
 
     name: str
     about: str
     seeds: int
     orders: Mapping[str, int]
     settings: Mapping[str, Any]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def suite_names() -> list[str]:

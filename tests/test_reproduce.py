@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from clbench.backbone import load_backbone
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.ledger import read_ledger
-from clbench.reproduce import cost_estimator, plan_suite, published_cell
+from clbench.reproduce import cost_estimator, plan_sheet, plan_suite, published_cell
 from clbench.settings import Settings
-from clbench.suite_files import read_scales, read_suite, suite_names
+from clbench.suite_files import Column, Line, Suite, read_scales, read_suite, suite_names
 
 METHODS = "seqlora inclora lorareplay ewc l2p lfpt5 moelora olora sapt tasl vrmcl migu rkif mtl".split()
 
@@ -66,6 +67,17 @@ def test_a_plan_lists_what_is_not_available_and_runs_nothing(clbench, tmp_path):
     assert "no record of this backbone tells" in clbench("reproduce", "table1", "--dry-run").output
     superni = json.loads(clbench("reproduce", "table3", "--dry-run", "--format", "json").output)
     assert {row["why_not"] for row in superni if row["method"] in known} == {"no superni data at --scale toy"}
+
+
+def test_a_scale_sets_options_below_those_of_a_row(tmp_path):
+    scale = replace(read_scales()["toy"], options={"lorareplay": {"memory_ratio": 0.5, "mix": "interleave"}})
+    rows = [Line("ours", "lorareplay", {"memory_ratio": 0.25}), Line("other", "seqlora")]
+    suite = Suite("mine", "Mine", "rkif", [Column("", "agnews,yahoo", ["op"])], rows)
+    replay, other = plan_suite(suite, scale, find_plugins(), tmp_path, {})
+    options = replay.runs[0].options
+    assert (options["memory_ratio"], options["mix"]) == (0.25, "interleave")
+    assert other.runs[0].options == {}
+    assert plan_sheet(suite, scale, [replay])[1][0]["options"] == "memory_ratio=0.25, mix=interleave"
 
 
 def test_missing_runs_are_made_once_and_reused_between_suites(tiny_suite, tmp_path):
