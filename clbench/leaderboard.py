@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from .settings import NOT_RECIPE, Settings
@@ -261,14 +262,18 @@ def render(rows: Sequence[Row], style: str, width: int = 80) -> str | Table:
 
 
 def matrix_table(record: Record) -> Table:
-    """Return a record's score matrix as a rich table: a row after each task, a column a task."""
+    """Return a record's score matrix as a rich table: a row after each task, a column a task, by its number.
+
+    Of many tasks the scores are rounded to whole numbers, so that 15 fit into 80 characters.
+    """
     names = [task["name"] for task in record["tasks"]]
-    table = Table()
-    table.add_column("after")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for name, scores in zip(names, record["scores"], strict=True):
-        table.add_row(name, *("" if value is None else f"{value:.1f}" for value in scores))
+    digits = 1 if len(names) <= 8 else 0
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("after", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for number, (name, scores) in enumerate(zip(names, record["scores"], strict=True), 1):
+        table.add_row(f"{number} {name}", *("" if value is None else f"{value:.{digits}f}" for value in scores))
     return table
 
 
