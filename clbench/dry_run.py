@@ -30,6 +30,7 @@ from .protocol import execute_run, run_files
 from .runs import Plan
 from .sources import Selection, make_tasks, open_source
 from .store import RunFiles, read_record
+from .tables import duration
 
 if TYPE_CHECKING:
     from .discovery import Method, Plugins
@@ -367,13 +368,6 @@ def _device_memory(extent: Extent) -> int:
 
 def _memory_advice(error: ClbenchError) -> str:
     return "; try --micro-batch 1" if isinstance(error.__cause__, torch.OutOfMemoryError) else ""
-
-
-def duration(seconds: float) -> str:
-    """Return seconds for people: '12 s', '3 min', '4.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:

@@ -22,7 +22,7 @@ from .settings import Settings, resolve_settings
 from .store import RunFiles, read_record, slug
 from .streams import Stream, find_stream, known_streams
 from .suite_files import DRAWS_MAPS, MEASURES, Column, Line, Scale, Suite
-from .tables import Sheet
+from .tables import Sheet, duration
 
 if TYPE_CHECKING:
     from .discovery import Plugins
@@ -206,14 +206,7 @@ def duration_text(seconds: Sequence[float | None]) -> str:
     """Return the sum of estimates for people."""
     if None in seconds:
         return "an unknown time (no record of this backbone tells)"
-    total = sum(value for value in seconds if value is not None)
-    return (
-        f"about {total:.0f} s"
-        if total < 90
-        else f"about {total / 60:.0f} min"
-        if total < 5400
-        else f"about {total / 3600:.1f} h"
-    )
+    return f"about {duration(sum(value for value in seconds if value is not None))}"
 
 
 def plan_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[dict[str, Any]]]:

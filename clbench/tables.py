@@ -155,3 +155,10 @@ def latex(sheet: Sheet) -> str:
 def latex_escape(text: str) -> str:
     """Return a text in which LaTeX finds no command of its own."""
     return re.sub("|".join(map(re.escape, _LATEX_CHARACTERS)), lambda found: _LATEX_CHARACTERS[found[0]], text)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: '12 s', '3 min', '4.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
