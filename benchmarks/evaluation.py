@@ -17,14 +17,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from outcome import device_name, in_turns, median_ratio, write_outcome
+from peft.tuners.lora import LoraLayer
 from shapes import add_backbone_arguments, chosen_backbone
+from torch import nn
 
 from clbench.answering import generation_config
 from clbench.backbone import merged
@@ -65,12 +67,24 @@ def ours(learner: Learner, task: Task, way: str) -> list[str]:
     return learner.answer(task.test, labels=task.labels)
 
 
+@contextmanager
+def as_peft_computes(model: nn.Module) -> Iterator[None]:
+    """Within a `with` block, LoRA layers compute as they do without clbench."""
+    layers = [part for part in model.modules() if isinstance(part, LoraLayer) and "forward" in vars(part)]
+    fused = [vars(layer).pop("forward") for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, fused, strict=True):
+            layer.forward = forward
+
+
 def plain(learner: Learner, task: Task, size: int, merge: bool) -> list[str]:
     """Answer in batches of `size`, in the given order."""
     answers: list[str] = []
     learner.model.eval()
     longest = learner.settings.max_answer or max(map(longest_answer, task.test))
-    with torch.no_grad(), merged(learner.model) if merge else nullcontext():
+    with torch.no_grad(), merged(learner.model) if merge else as_peft_computes(learner.model):
         for begin in range(0, len(task.test), size):
             batch = learner.batch(task.test[begin : begin + size])
             tokens = learner.model.generate(

@@ -24,7 +24,9 @@ from .batches import Encoded, longest_answer
 from .label_trie import LabelStop, LabelTrie, LabelWalk
 from .streams import Example
 
-CPU_PADDING = 512  # tokens in a batch: on a CPU they cost as much as another batch does; on a GPU passes are what costs
+CPU_PADDING = (
+    64  # tokens for each token of an answer: on a CPU they cost as much as another batch's pass for that token
+)
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -112,7 +114,9 @@ def answer_in_batches(
     answers, waiting = [""] * len(encoded), defaultdict(list)
     for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
         waiting[longest[index]].append(index)
-    padding = CPU_PADDING if learner.device.type == "cpu" else math.inf
+    padding = math.inf  # on a GPU passes are what costs
+    if learner.device.type == "cpu":
+        padding = CPU_PADDING * max(4, *(len(row.labels) for row in encoded))
     learner.model.eval()
     gated = learner.blocks is not None and learner.blocks.gate is not None
     with torch.no_grad(), nullcontext() if gated else merged(learner.model):

@@ -53,6 +53,7 @@ class CompiledLoss:
     """The model's pass through torch.compile, once for batches of all lengths; the first steps wait for the compiler."""
 
     def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
+        torch.compiler.reset()  # what was compiled for earlier learners counts towards the limit of recompilations
         torch._dynamo.config.skip_nnmodule_hook_guards = False  # a method's hooks come and go
         self._model = torch.compile(model, dynamic=True, backend=backend)
 

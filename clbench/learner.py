@@ -32,6 +32,7 @@ from .compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from .cost import Cost, Stopwatch
 from .lora import fuse_lora
 from .loss import batch_loss, scores_of_labels, with_weights
+from .norms import fuse_norms, restore_norms
 from .samples import SampleSquares
 from .seeding import derive_seed
 from .settings import Settings
@@ -127,6 +128,7 @@ class Learner:
     def _train_it(self) -> None:
         """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
         self.weights = Weights(self.model)
+        fuse_norms(self.model)
         if self.settings.gradient_checkpointing:
             set_checkpointing(self.model, True)
         unchanging = self.blocks is None and not self.parts  # what the model computes does not change between tasks
@@ -136,6 +138,7 @@ class Learner:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
         if self.settings.gradient_checkpointing:
             set_checkpointing(self.model, False)
+        restore_norms(self.model)
         if self.adapter is not None:
             self.adapter.unload()
         for name in self.parts:

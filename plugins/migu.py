@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
+from torch.nn import functional
 
 from clbench import hookimpl
 from clbench.memory import Memory
@@ -126,8 +127,8 @@ class Magnitudes:
             if isinstance(layer, LoraLayer):
                 combined = magnitudes.of_matrix[f"{name}.lora_B.default.weight"]
                 handles.append(layer.register_forward_hook(adder(combined)))
-                inner = magnitudes.of_matrix[f"{name}.lora_A.default.weight"]
-                handles.append(layer.lora_A["default"].register_forward_hook(adder(inner)))
+                inner = adder(magnitudes.of_matrix[f"{name}.lora_A.default.weight"], layer.lora_A["default"])
+                handles.append(layer.lora_dropout["default"].register_forward_hook(inner))
         try:
             yield magnitudes
         finally:
@@ -142,12 +143,21 @@ class Magnitudes:
         return kept[self.row_of_weight]
 
 
-def adder(sums):
-    """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows."""
+def adder(sums, following=None):
+    """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows.
+
+    Args:
+        following: a linear layer that takes those outputs; its outputs are added in their place.
+    """
 
     def add(layer, inputs, output):
         if layer.training:
             with torch.no_grad():
-                sums.add_(output.abs().flatten(0, -2).sum(0, dtype=torch.float32))
+                seen = (
+                    output
+                    if following is None
+                    else functional.linear(output.to(following.weight.dtype), following.weight)
+                )
+                sums.add_(seen.abs().flatten(0, -2).sum(0, dtype=torch.float32))
 
     return add

@@ -145,6 +145,14 @@ def test_torch_compile_gives_the_same_loss_and_gradient_and_sees_new_hooks(make_
     assert len(seen) == 1
 
 
+def test_every_learner_of_a_process_is_compiled(make_learner, toy_tasks):
+    """torch.compile gives up on a function that it has compiled too often; the runs of a suite have a learner each."""
+    batch = make_learner().batch(toy_tasks[0].train[:2])
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        losses = [CompiledLoss(make_learner().model, backend="eager")(batch).item() for _ in range(4)]
+    assert len(set(losses)) == 1
+
+
 def test_padding_to_a_multiple_changes_no_loss(make_learner, toy_tasks):
     losses, shapes = [], []
     for multiple in (None, 32):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from clbench.plugins.moelora import MoELoRA, Router, load_balance
-from conftest import TINY
+from conftest import TINY, as_peft_computes
 from test_blocks import logits, one_batch
 
 from clbench.backbone import load_backbone
@@ -69,7 +69,7 @@ def test_one_expert_is_plain_lora(make_learner, toy_tasks):
     """The function and the gradient, dropout included; the router gets none."""
     found = []
     for attach in (Learner.add_lora, MoELoRA(experts=1).attach):
-        learner = make_learner(attach, lora_targets="all-linear", lora_dropout=0.3)
+        learner = as_peft_computes(make_learner(attach, lora_targets="all-linear", lora_dropout=0.3))
         start = {name: view.clone() for name, view in views(learner).items() if "lora_" in name}
         fill(learner)
         batch = one_batch(learner, toy_tasks[0])

@@ -8,6 +8,7 @@ import torch
 from clbench.plugins.inclora import IncLoRA
 from clbench.plugins.olora import OLoRA
 from clbench.plugins.seqlora import SeqLoRA
+from conftest import as_peft_computes
 
 from clbench.checkpoint import state_of
 from clbench.cost import bytes_of
@@ -111,7 +112,7 @@ def test_without_penalties_it_is_inclora_bitwise(make_learner, toy_tasks):
 
 
 def test_the_first_task_is_seqlora_bitwise(make_learner, toy_tasks):
-    plain = make_learner()
+    plain = as_peft_computes(make_learner())
     SeqLoRA().learn_task(plain, toy_tasks[0])
     weights = plain.weights.copy()
     for method in (IncLoRA(), OLoRA()):

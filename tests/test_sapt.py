@@ -15,6 +15,7 @@ from clbench.plugins.sapt import (
     summarise,
 )
 from clbench.plugins.seqlora import SeqLoRA
+from conftest import as_peft_computes
 from test_blocks import logits, one_batch
 
 from clbench.batches import Batch
@@ -59,7 +60,7 @@ def test_the_first_task_is_plain_lora(make_learner, toy_tasks):
     found = {
         name: view.clone() for name, view in learner.weights.views(learner.weights.data).items() if "lora_" in name
     }
-    plain = make_learner(lora_targets="all-linear", clip_norm=0.0)
+    plain = as_peft_computes(make_learner(lora_targets="all-linear", clip_norm=0.0))
     SeqLoRA().learn_task(plain, toy_tasks[0])
     expected = plain.weights.views(plain.weights.data)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
