@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from outcome import device_name, in_turns, median_ratio, write_outcome
+from outcome import device_name, in_turns, median_ratio, named, write_outcome
 from peft.tuners.lora import LoraLayer
 from shapes import add_backbone_arguments, chosen_backbone
 from torch import nn
@@ -40,6 +40,7 @@ from clbench.streams import Example, Task, find_stream
 ENGINE, LABELS = "ours", "ours, --answers labels"
 ONE, UNSORTED, ALIKE = "batch 1", "unsorted 128", "unsorted 128, merged"
 SAMPLE = 8  # batches of one take so long that only every so-many-th question is asked
+STREAM = "amazon,boolqa,dbpedia"
 TARGETS = {ONE: 5.0, UNSORTED: 1.5}
 
 
@@ -133,7 +134,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_backbone_arguments(parser)
     parser.add_argument("--data", default="toy")
-    parser.add_argument("--stream", default="amazon,boolqa,dbpedia", help="whose tasks are asked")
+    parser.add_argument("--stream", default=STREAM, help="whose tasks are asked")
     parser.add_argument("--rows", type=int, default=512, help="questions a task, at most [512]")
     parser.add_argument("--steps", type=int, default=150, help="training steps before; a random model takes none [150]")
     parser.add_argument("--max-answer", help="tokens of an answer [the task's; 5 with --shape]")
@@ -185,8 +186,8 @@ def main() -> None:
     content = {"backbone": backbone.name, "data": slug(arguments.data), "rows": rows, "rounds": arguments.rounds}
     content |= {"tasks": [task.name for task in tasks], "max_input": settings.max_input}
     content |= {"answers_per_second": rates, "ratios": ratios, "differing": other, "targets": TARGETS}
-    name = "_".join(
-        filter(None, ["evaluation", arguments.shape, "" if arguments.data == "toy" else slug(arguments.data)])
+    name = named(
+        "evaluation", arguments.shape or "", arguments.data, "" if arguments.stream == STREAM else arguments.stream
     )
     print(f"-> {write_outcome(name, backbone.device, content)}")
 

@@ -48,9 +48,13 @@ def median_ratio(measured: Mapping[str, list[float]], above: str, below: str) ->
     return statistics.median(a / b for a, b in zip(measured[above], measured[below], strict=True))
 
 
-def named(benchmark: str, backbone: str, compiled: str = "none") -> str:
-    """Return the name of a measurement: the benchmark's, with what differs from the embedded backbone, uncompiled."""
-    parts = [benchmark, *([] if backbone == "mini" else [backbone]), *([] if compiled == "none" else [compiled])]
+def named(benchmark: str, *details: str) -> str:
+    """Return the name of a measurement: the benchmark's, with the details that are not the usual ones.
+
+    Args:
+        details: the backbone, the kind of compilation, the data, the tasks.
+    """
+    parts = [benchmark, *(Path(detail).name for detail in details if detail not in ("mini", "none", "toy", ""))]
     return re.sub(r"[^A-Za-z0-9_]+", "-", "_".join(parts)).strip("-")
 
 

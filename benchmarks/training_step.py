@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="passages are repeated 1 to N times, in turns [1]")
     parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"], help="of ours [none]")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30, help="timed ones a round [30]")
+    parser.add_argument("--steps", type=int, default=100, help="timed ones a round [100]")
     parser.add_argument("--warm", type=int, help="steps before them [5; with --compile 100]")
     arguments = parser.parse_args()
     given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": "100", "compile": arguments.compile}
@@ -257,7 +257,8 @@ def report(work: Work, batches: Sequence[Batch], measured: Mapping[str, list[flo
         "steps": work.steps, "seconds": measured, "ratios": ratios,
         "utilisation": {name: utilisation(work, batches, seconds) for name, seconds in medians.items()},
     }  # fmt: skip
-    print(f"-> {write_outcome(named('training_step', backbone.name, work.settings.compile), backbone.device, content)}")
+    name = named("training_step", backbone.name, work.settings.compile, work.settings.data)
+    print(f"-> {write_outcome(name, backbone.device, content)}")
 
 
 if __name__ == "__main__":

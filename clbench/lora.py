@@ -64,46 +64,46 @@ class Together:
 
     def __init__(self, layers: Sequence[Linear]) -> None:
         self.layers = layers
+        self._products = {
+            layer: (layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]) for layer in layers
+        }
         self._read: weakref.ref[Tensor] | None = None
         self._waiting: dict[Linear, Tensor] = {}
 
     def __call__(self, layer: Linear, x: Tensor) -> Tensor:
         """Return the output of one of the layers for an input (..., inputs)."""
-        products = (layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in products)
+        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self._products[layer])
         if hooked or layer.merged or layer.disable_adapters:
             output: Tensor = Linear.forward(layer, x)
             return output
         dropped = layer.lora_dropout[ADAPTER](x)
         if dropped is not x:  # each layer drops entries of its own
-            return outputs([layer], x, dropped)[0]
+            return self._compute([layer], x, dropped)[0]
         if len(self.layers) == 1 or torch.compiler.is_compiling():
-            return outputs([layer], x)[0]
+            return self._compute([layer], x)[0]
         if layer not in self._waiting or self._read is None or self._read() is not x:
             self._read = weakref.ref(x)
-            self._waiting = dict(zip(self.layers, outputs(self.layers, x), strict=True))
+            self._waiting = dict(zip(self.layers, self._compute(self.layers, x), strict=True))
         return self._waiting.pop(layer)
 
+    def _compute(self, layers: Sequence[Linear], x: Tensor, dropped: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the layers' outputs.
 
-def outputs(layers: Sequence[Linear], x: Tensor, dropped: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Return what LoRA layers of one scaling make of an input.
+        The products are in the type of the input, as autocast has them: where the frozen weights are bfloat16, float32 LoRA
+        weights are rounded for the product, and their gradients and updates are float32.
 
-    The products are in the type of the layer's input, as autocast has them: where the frozen weights are bfloat16, float32
-    LoRA weights are rounded for the product, and their gradients and updates are float32.
-
-    Args:
-        x: input of the frozen weights, (..., inputs).
-        dropped: input of the adapters, where it is another one.
-    """
-    bases = [layer.get_base_layer() for layer in layers]
-    downs = [layer.lora_A[ADAPTER].weight for layer in layers]
-    down = downs[0] if len(layers) == 1 else torch.cat(downs)
-    ups = [layer.lora_B[ADAPTER].weight.to(x.dtype) for layer in layers]
-    frozen = [tensor for base in bases for tensor in (base.weight, base.bias)]
-    result: tuple[Tensor, ...] = LowRankSum.apply(
-        x, dropped, down.to(x.dtype), layers[0].scaling[ADAPTER], *ups, *frozen
-    )
-    return result
+        Args:
+            x: input of the frozen weights, (..., inputs).
+            dropped: input of the adapters, where it is another one.
+        """
+        bases, downs, ups = zip(*(self._products[layer] for layer in layers), strict=True)
+        down = downs[0].weight if len(layers) == 1 else torch.cat([part.weight for part in downs])
+        weights = [part.weight.to(x.dtype) for part in ups]
+        frozen = [tensor for base in bases for tensor in (base.weight, base.bias)]
+        result: tuple[Tensor, ...] = LowRankSum.apply(
+            x, dropped, down.to(x.dtype), layers[0].scaling[ADAPTER], *weights, *frozen
+        )
+        return result
 
 
 class LowRankSum(torch.autograd.Function):

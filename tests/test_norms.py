@@ -52,3 +52,14 @@ def test_a_learner_leaves_the_backbone_as_it_was(make_learner, backbone):
     learner.detach()
     assert not any("forward" in vars(norm) for norm in norms_of(backbone.model))
     restore_norms(backbone.model)  # once more does no harm
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pytorchs_kernel_on_a_gpu_gives_the_models_own_values(tiny_folder, dtype):
+    model = load_backbone(str(tiny_folder), "cpu").model.to("cuda", dtype)
+    norm = norms_of(model)[0]
+    x = torch.randn(2, 3, 32, device="cuda", dtype=dtype)
+    own = norm(x)
+    fuse_norms(model)
+    torch.testing.assert_close(norm(x), own)
