@@ -35,6 +35,8 @@ def _readers(model: Any) -> list[list[Linear]]:
         for layer in parent.children()
         if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear
     }
+    if not parents:
+        return []
     seen: dict[tuple[nn.Module, int], list[Linear]] = defaultdict(list)
     kept = []  # so that no two tensors have the same id
 
