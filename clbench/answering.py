@@ -24,9 +24,7 @@ from .batches import Encoded, longest_answer
 from .label_trie import LabelStop, LabelTrie, LabelWalk
 from .streams import Example
 
-CPU_PADDING = (
-    64  # tokens for each token of an answer: on a CPU they cost as much as another batch's pass for that token
-)
+CPU_PADDING = 64  # tokens that cost a CPU about as much as a batch's pass for one token of its answers
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -101,8 +99,8 @@ def answer_in_batches(
     """Return what `ask` answers to batches of questions, in the order of the questions.
 
     A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most `eval_tokens`
-    tokens of prompt and answer, padding included; on a CPU little of it is padding. Where that is too much for the device, the
-    batch is halved, and no later one in the process is as large.
+    tokens of prompt and answer, padding included; on a CPU no more padding than saves passes: the longer the targets, the more.
+    Where that is too much for the device, the batch is halved, and no later one in the process is as large.
 
     Args:
         longest: for each question, how many tokens its answer may have.
@@ -116,7 +114,7 @@ def answer_in_batches(
         waiting[longest[index]].append(index)
     padding = math.inf  # on a GPU passes are what costs
     if learner.device.type == "cpu":
-        padding = CPU_PADDING * max(4, *(len(row.labels) for row in encoded))
+        padding = CPU_PADDING * max([4, *(len(row.labels) for row in encoded)])
     learner.model.eval()
     gated = learner.blocks is not None and learner.blocks.gate is not None
     with torch.no_grad(), nullcontext() if gated else merged(learner.model):

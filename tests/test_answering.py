@@ -3,13 +3,14 @@
 import itertools
 import random
 import string
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import TINY
 from torch import nn
 
-from clbench.answering import RepetitionPenalty, choose_labels, label_trie
+from clbench.answering import CPU_PADDING, RepetitionPenalty, choose_labels, label_trie
 from clbench.backbone import load_backbone, merged
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
@@ -104,6 +105,19 @@ def test_a_batch_has_as_many_rows_as_both_limits_allow():
     assert room.tokens == 45
     assert room.rows([13] * 9, settings) == 3
     assert room.rows([90] * 9, settings) == 1
+
+
+def test_on_a_cpu_padding_is_bounded_by_what_the_targets_passes_cost(make_learner, toy_tasks, monkeypatch):
+    asked, rows = [], Room.rows
+    monkeypatch.setattr(Room, "rows", lambda *words: asked.append(words[-1]) or rows(*words))
+    learner = make_learner(max_target=40)
+    assert learner.answer([]) == []
+    short = toy_tasks[0].test[:2]
+    long = [replace(example, target=" ".join("word" for _ in range(99))) for example in short]
+    learner.answer(short)
+    learner.answer(long)
+    assert min(asked) >= 4 * CPU_PADDING
+    assert max(asked) == 40 * CPU_PADDING
 
 
 def test_batches_keep_to_the_tokens_that_are_allowed(make_learner, toy_tasks):
