@@ -153,11 +153,8 @@ def adder(sums, following=None):
     def add(layer, inputs, output):
         if layer.training:
             with torch.no_grad():
-                seen = (
-                    output
-                    if following is None
-                    else functional.linear(output.to(following.weight.dtype), following.weight)
-                )
-                sums.add_(seen.abs().flatten(0, -2).sum(0, dtype=torch.float32))
+                if following is not None:
+                    output = functional.linear(output.to(following.weight.dtype), following.weight)
+                sums.add_(output.abs().flatten(0, -2).sum(0, dtype=torch.float32))
 
     return add
