@@ -24,7 +24,6 @@ from functools import partial
 
 import torch
 from outcome import device_name, in_turns, median_ratio, named, write_outcome
-from peft.tuners.lora import LoraLayer
 from shapes import add_backbone_arguments, chosen_backbone
 from torch import nn
 
@@ -32,6 +31,7 @@ from clbench.answering import generation_config
 from clbench.backbone import merged
 from clbench.batches import longest_answer
 from clbench.learner import Learner
+from clbench.lora import fuse_lora, restore_lora
 from clbench.settings import resolve_settings
 from clbench.sources import load_tasks
 from clbench.store import slug
@@ -71,13 +71,11 @@ def ours(learner: Learner, task: Task, way: str) -> list[str]:
 @contextmanager
 def as_peft_computes(model: nn.Module) -> Iterator[None]:
     """Within a `with` block, LoRA layers compute as they do without clbench."""
-    layers = [part for part in model.modules() if isinstance(part, LoraLayer) and "forward" in vars(part)]
-    fused = [vars(layer).pop("forward") for layer in layers]
+    restore_lora(model)
     try:
         yield
     finally:
-        for layer, forward in zip(layers, fused, strict=True):
-            layer.forward = forward
+        fuse_lora(model)
 
 
 def plain(learner: Learner, task: Task, size: int, merge: bool) -> list[str]:

@@ -30,7 +30,7 @@ from .blocks import ADAPTER_FILE, Blocks
 from .checkpointing import set_checkpointing
 from .compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from .cost import Cost, Stopwatch
-from .lora import fuse_lora
+from .lora import fuse_lora, restore_lora
 from .loss import batch_loss, scores_of_labels, with_weights
 from .norms import fuse_norms, restore_norms
 from .samples import SampleSquares
@@ -140,6 +140,7 @@ class Learner:
             set_checkpointing(self.model, False)
         restore_norms(self.model)
         if self.adapter is not None:
+            restore_lora(self.model)  # else the layers hold one another, and their memory
             self.adapter.unload()
         for name in self.parts:
             delattr(self.model, name)

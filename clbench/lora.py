@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +17,7 @@ ADAPTER = "default"
 
 
 def fuse_lora(model: Any) -> None:
-    """Let every plain LoRA layer of the model compute by `LowRankSum`; quantised layers keep PEFT's own arithmetic.
+    """Let every plain LoRA layer of the model compute by `LowRankSum`, until `restore_lora`; quantised ones keep PEFT's own.
 
     Layers that read the same tensor (query, key and value; the two halves of a gated layer) are computed together.
     """
@@ -25,6 +25,13 @@ def fuse_lora(model: Any) -> None:
         together = Together(layers)
         for layer in layers:
             layer.forward = partial(together, layer)
+
+
+def restore_lora(model: nn.Module) -> None:
+    """Let LoRA layers compute by PEFT's own arithmetic, as they came."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            vars(layer).pop("forward", None)
 
 
 def _readers(model: Any) -> list[list[Linear]]:

@@ -11,11 +11,11 @@ os.environ.setdefault("CLBENCH_CACHE", "none")
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from peft.tuners.lora import LoraLayer
 
 from clbench.backbone import Backbone, load_backbone
 from clbench.cli import main
 from clbench.learner import Learner
+from clbench.lora import restore_lora
 from clbench.settings import Settings
 from clbench.sources import load_tasks
 from clbench.streams import Task, find_stream
@@ -67,9 +67,7 @@ def make_decoder(llama: Backbone):
 
 def as_peft_computes(learner: Learner) -> Learner:
     """Let LoRA layers compute product by product, as rank blocks do: both can then be compared to the last bit."""
-    for part in learner.model.modules():
-        if isinstance(part, LoraLayer):
-            vars(part).pop("forward", None)
+    restore_lora(learner.model)
     return learner
 
 

@@ -1,5 +1,7 @@
 """LoRA layers in fewer operations: the numbers are those of the definition and of PEFT's own arithmetic."""
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -97,7 +99,7 @@ def test_layers_of_one_input_are_computed_once(monkeypatch):
     assert len(calls) == 3
 
 
-def test_nothing_is_held_for_whom_nobody_asks():
+def test_nothing_is_held_once_all_have_been_asked():
     _, layers = small_model()
     x = X.clone()
     layers[0](x), layers[1](x)
@@ -116,6 +118,18 @@ def test_which_layers_read_the_same_tensor(make_learner, make_decoder, kind):
         assert groups == {("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)}
     else:
         assert groups == {("q", "k", "v"), ("q",), ("k", "v"), ("o",), ("wi_0", "wi_1"), ("wo",)}
+
+
+def test_a_detached_adapter_is_let_go_at_once(make_learner):
+    learner = make_learner(lora_dropout=0.0)
+    layer = weakref.ref(next(part for part in learner.model.modules() if isinstance(part, Linear)))
+    gc.disable()
+    try:
+        learner.detach()
+        learner.weights = None
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 def test_hooks_on_a_layers_products_see_them_and_their_gradients():
