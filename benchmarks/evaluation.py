@@ -27,15 +27,16 @@ from outcome import device_name, in_turns, median_ratio, named, write_outcome
 from shapes import add_backbone_arguments, chosen_backbone
 from torch import nn
 
-from clbench.answering import generation_config
-from clbench.backbone import merged
-from clbench.batches import longest_answer
-from clbench.learner import Learner
-from clbench.lora import fuse_lora, restore_lora
+from clbench.answering.asker import generation_config
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Example, Task
+from clbench.encoding.encoder import longest_answer
+from clbench.learning.learner import Learner
+from clbench.model.backbone import merged
+from clbench.model.fast.fused_lora import fuse_lora, restore_lora
+from clbench.records.files import slug
 from clbench.settings import resolve_settings
-from clbench.sources import load_tasks
-from clbench.store import slug
-from clbench.streams import Example, Task, find_stream
 
 ENGINE, LABELS = "ours", "ours, --answers labels"
 ONE, UNSORTED, ALIKE = "batch 1", "unsorted 128", "unsorted 128, merged"

@@ -19,14 +19,15 @@ from typing import NamedTuple
 from outcome import device_name, named, write_outcome
 from shapes import add_backbone_arguments, chosen_backbone
 
-from clbench.backbone import Backbone
-from clbench.cost import Stopwatch
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Task
 from clbench.discovery import Method, Plugins, find_plugins, run_manager
-from clbench.learner import Learner
-from clbench.protocol import DefaultProtocol
+from clbench.learning.learner import Learner
+from clbench.learning.stopwatch import Stopwatch
+from clbench.model.backbone import Backbone
+from clbench.running.protocol import DefaultProtocol
 from clbench.settings import Settings, resolve_settings
-from clbench.sources import load_tasks
-from clbench.streams import Task, find_stream
 
 BASE = "lorareplay mix=interleave"
 FORMS = [

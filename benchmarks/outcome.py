@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from clbench.store import write_atomically
+from clbench.atomic import write_atomically
 
 FOLDER = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results" / "benchmarks")
 

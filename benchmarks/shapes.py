@@ -8,9 +8,9 @@ import torch
 import transformers
 from transformers import LlamaConfig, PretrainedConfig, T5Config
 
-from clbench.backbone import EMBEDDED, Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
-from clbench.decoder import read_labels
 from clbench.errors import unknown
+from clbench.model.backbone import EMBEDDED, Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
+from clbench.model.decoder import read_labels
 from clbench.settings import Settings
 
 T5_SHAPES = {

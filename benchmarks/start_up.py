@@ -23,20 +23,20 @@ import torch
 from outcome import device_name, in_turns, median_ratio, named, write_outcome
 from shapes import add_backbone_arguments, random_backbone
 
-from clbench.backbone import choose_device, choose_dtype
+from clbench.data.streams import find_stream
+from clbench.model.backbone import choose_device, choose_dtype
 from clbench.settings import resolve_settings
-from clbench.streams import find_stream
 
 STAGES = ("process and imports", "backbone", "tokens")
 CHILD = """
 import json, sys, time
 begun, name, device, data, stream = float(sys.argv[1]), *sys.argv[2:]
 import torch, transformers, peft
-from clbench.protocol import execute_run
-from clbench.backbone import load_backbone
+from clbench.running.run import execute_run
+from clbench.model.backbone import load_backbone
 from clbench.settings import resolve_settings
-from clbench.sources import load_tasks
-from clbench.streams import find_stream
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
 times = [time.time()]
 settings = resolve_settings({"backbone": name, "device": device, "data": data})
 backbone = load_backbone(name, settings.device, settings.precision, settings.threads)

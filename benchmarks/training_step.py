@@ -31,12 +31,14 @@ from outcome import device_name, in_turns, median_ratio, named, write_outcome
 from shapes import add_backbone_arguments, chosen_backbone
 from torch import nn
 
-from clbench.backbone import Backbone, attach_adapter
-from clbench.batches import Batch, Encoded, collate
-from clbench.learner import Learner
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Example
+from clbench.encoding.batches import Batch, collate
+from clbench.encoding.encoder import Encoded
+from clbench.learning.learner import Learner
+from clbench.model.backbone import Backbone, attach_adapter
 from clbench.settings import Settings, resolve_settings
-from clbench.sources import load_tasks
-from clbench.streams import Example, find_stream
 
 PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "A100": 312e12}  # bfloat16, dense, per second
 

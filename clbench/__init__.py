@@ -2,9 +2,9 @@
 
 import logging
 
-from .errors import ClbenchError
-from .hookspecs import hookimpl
-from .streams import Example, Task
+from clbench.data.tasks import Example, Task
+from clbench.errors import ClbenchError
+from clbench.hookspecs import hookimpl
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports, and which reports kernels that it lacks
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pluggy
 
-from . import hookspecs
-from .errors import ClbenchError, one_line, unknown
-from .metrics import METRICS, Metric
-from .options import Option, list_options, parse_options
+from clbench import hookspecs
+from clbench.data.answer_scores import METRICS, Metric
+from clbench.errors import ClbenchError, one_line, unknown
+from clbench.options import Option, list_options, parse_options
 
 HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
 

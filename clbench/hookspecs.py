@@ -15,9 +15,9 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .learner import Learner
-    from .protocol import Run
-    from .streams import Task
+    from clbench.data.tasks import Task
+    from clbench.learning.learner import Learner
+    from clbench.running.protocol import Run
 
 PROJECT = "clbench"
 hookspec = pluggy.HookspecMarker(PROJECT)

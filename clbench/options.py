@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import ClbenchError, unknown
+from clbench.errors import ClbenchError, unknown
 
 REQUIRED = inspect.Parameter.empty
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from .errors import ClbenchError, unknown
-from .options import list_options, parse_options
+from clbench.errors import ClbenchError, unknown
+from clbench.options import list_options, parse_options
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (

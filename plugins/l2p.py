@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from clbench import hookimpl
 from clbench.errors import ClbenchError
-from clbench.prompts import hook_prompt, vocabulary_rows
+from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
 
 
 @hookimpl

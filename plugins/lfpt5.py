@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from clbench import hookimpl
-from clbench.batches import IGNORED
-from clbench.prompts import hook_prompt, vocabulary_rows
-from clbench.streams import Example
+from clbench.data.tasks import Example
+from clbench.encoding.batches import IGNORED
+from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
 
 SEPARATOR = "__ans__"
 ANSWER_ROOM = 40  # tokens of a written row that separator and label may take

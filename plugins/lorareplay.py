@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from clbench import hookimpl
-from clbench.memory import Memory
+from clbench.learning.replay_memory import Memory
 
 
 @hookimpl

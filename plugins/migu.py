@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 
 from clbench import hookimpl
-from clbench.memory import Memory
+from clbench.learning.replay_memory import Memory
 
 FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from clbench import hookimpl
-from clbench.batches import IGNORED
+from clbench.encoding.batches import IGNORED
 from clbench.errors import ClbenchError
 
 

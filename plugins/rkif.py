@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from clbench import hookimpl
-from clbench.importance import Importance, min_max, top_mask
-from clbench.memory import Memory
+from clbench.learning.importance import Importance, min_max, top_mask
+from clbench.learning.replay_memory import Memory
 
 RELEASE = {
     "score": "mean_times_spread",

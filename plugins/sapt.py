@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clbench import hookimpl
-from clbench.memory import Memory
-from clbench.prompts import hook_reading
-from clbench.streams import Example
+from clbench.data.tasks import Example
+from clbench.learning.replay_memory import Memory
+from clbench.model.soft_prompts import hook_reading
 
 GENERATE = "__gen__"  # what the generator reads
 TOP_K = 20  # likeliest tokens that it draws from

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from clbench import hookimpl
-from clbench.importance import Importance, min_max, top_mask
+from clbench.learning.importance import Importance, min_max, top_mask
 
 
 @hookimpl

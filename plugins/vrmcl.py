@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench import hookimpl
-from clbench.memory import Memory
+from clbench.learning.replay_memory import Memory
 
 
 @hookimpl

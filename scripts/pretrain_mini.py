@@ -1,6 +1,6 @@
-"""Pre-train the small T5 that ships inside the package (``clbench/mini``) from plain text and text-to-text pairs.
+"""Pre-train the small T5 that ships inside the package (``clbench/model/mini``) from plain text and text-to-text pairs.
 
-    python scripts/pretrain_mini.py --text text.jsonl.gz --pairs pairs.jsonl.gz --minutes 90 --out clbench/mini
+    python scripts/pretrain_mini.py --text text.jsonl.gz --pairs pairs.jsonl.gz --minutes 90 --out clbench/model/mini
 
 ``--text`` files hold one ``{"text": ...}`` a line, ``--pairs`` files one ``{"source": ..., "target": ...}`` a line
 (``.jsonl`` or ``.jsonl.gz``). No label of any benchmark task is needed: beside T5's span corruption and the given

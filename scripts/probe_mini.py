@@ -1,6 +1,6 @@
 """Probe a small seq2seq model: single-task LoRA on Long Sequence tasks, beside TF-IDF and the majority class.
 
-    python scripts/probe_mini.py --model clbench/mini --data DATA/long_sequence --tasks agnews dbpedia --limit-test 500
+    python scripts/probe_mini.py --model clbench/model/mini --data DATA/long_sequence --tasks agnews dbpedia --limit-test 500
 
 For each task LoRA is trained on the task's training rows and scored by exact match (lower case, stripped) of the
 greedily decoded answer on its test rows. ``TF-IDF`` is 1-2 grams plus logistic regression on the same rows.

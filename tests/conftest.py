@@ -12,18 +12,21 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from clbench.backbone import Backbone, load_backbone
-from clbench.cli import main
-from clbench.learner import Learner
-from clbench.lora import restore_lora
+from clbench.cli.main import main
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Task
+from clbench.learning.learner import Learner
+from clbench.model.backbone import Backbone, load_backbone
+from clbench.model.fast.fused_lora import restore_lora
+from clbench.model.tiny import save_tiny_llama, save_tiny_t5
 from clbench.settings import Settings
-from clbench.sources import load_tasks
-from clbench.streams import Task, find_stream
-from clbench.tiny import save_tiny_llama, save_tiny_t5
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import from one another
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results" / "reference"
+EXAMPLE_PLUGINS = ROOT / "tests" / "example_plugins"
 TINY = {"lora_targets": "q,v", "max_input": 96, "max_target": 8, "max_answer": 4, "learning_rate": 1e-2, "lora_rank": 2}
 
 TINY_LLAMA = {**TINY, "lora_targets": "auto", "max_input": 256}  # the Alpaca prompt alone takes 100 tokens
@@ -115,7 +118,7 @@ def tiny_run(tiny_folder: Path) -> list[str]:
 
 def run_in_subprocess(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Start the real command in a process of its own."""
-    code = "import torch; torch.set_num_threads(1); from clbench.cli import main; main()"
+    code = "import torch; torch.set_num_threads(1); from clbench.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
         cwd=folder,

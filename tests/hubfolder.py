@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from clbench.streams import task_specs
+from clbench.data.catalogue import task_specs
 
 # One row a class, in the hub's columns and label ids; beside each the passage and the label that it must become.
 NLI = ("sentence 1: p\nsentence 2: h", {"premise": "p", "hypothesis": "h"})

@@ -9,8 +9,9 @@ import pytest
 from clbench import hookimpl
 from clbench.discovery import Method, find_plugins, run_manager
 from clbench.errors import ClbenchError
+from tests.conftest import EXAMPLE_PLUGINS
 
-EXAMPLE_PLUGIN = Path(__file__).parent / "plugins" / "l2.py"
+EXAMPLE_PLUGIN = EXAMPLE_PLUGINS / "l2.py"
 HEAD = "from clbench import hookimpl\n"
 
 

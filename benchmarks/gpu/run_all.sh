@@ -52,7 +52,7 @@ measure training_step_llama2_7b 65 benchmarks/training_step.py "${llama[@]}" --r
 measure evaluation_t5_large 70 benchmarks/evaluation.py "${large[@]}"
 measure method_cost_t5_large 80 benchmarks/method_cost.py "${large[@]}" --rounds 1 --epochs 1 --methods rkif,ewc
 measure start_up 50 benchmarks/start_up.py "${mini[@]}" --stream agnews,yahoo --rounds 1
-measure same_numbers 40 -m pytest -o addopts=--import-mode=importlib -q tests/test_compiled.py tests/test_norms.py -k "real_graphs or on_a_gpu"
+measure same_numbers 40 -m pytest -o addopts=--import-mode=importlib -q tests/model/fast -k "real_graphs or on_a_gpu"
 
 echo "== all in $SECONDS s; failed: ${failed[*]:-none}"
 [ ${#failed[@]} -eq 0 ]

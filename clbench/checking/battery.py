@@ -1,0 +1,260 @@
+"""The battery that every method must pass: two tiny tasks on a tiny random model, learned several times over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from clbench.checking.observer import Observer, Stopped, Stopper
+from clbench.data.sources import load_tasks
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Example, Task
+from clbench.discovery import Method, Plugins, run_manager
+from clbench.errors import ClbenchError
+from clbench.learning.learner import Learner
+from clbench.learning.replay_memory import Memory
+from clbench.model.backbone import Backbone, load_backbone
+from clbench.model.tiny import save_tiny_t5
+from clbench.records.files import RunFiles
+from clbench.running.checkpoints import restore_state
+from clbench.running.protocol import DefaultProtocol
+from clbench.running.run import execute_run, run_files
+from clbench.settings import Settings
+
+STREAM = find_stream("sst-2,agnews")
+ROWS = 72  # 9 steps a task: a window of the default 8 is closed, and 2% of the rows are not nothing
+SETTINGS = Settings(
+    backbone="tiny", stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
+    max_input=96, max_target=8, max_answer=4, lora_rank=2, lora_targets="q,v", device="cpu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check: passed, unless there is a `fault`; `note` says what was not applicable."""
+
+    check: str
+    fault: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run of the battery."""
+
+    record: Mapping[str, Any]
+    adapter: Mapping[str, Tensor]
+    files: RunFiles
+
+    @property
+    def answers(self) -> dict[str, list[str]]:
+        """The answers after the last task, by task."""
+        rows = [json.loads(line) for line in self.files.answers.read_text("utf-8").splitlines()]
+        last = [row for row in rows if row["after"] == len(self.record["tasks"]) - 1]
+        return {task["name"]: [r["answer"] for r in last if r["task"] == task["name"]] for task in self.record["tasks"]}
+
+    def differs(self, other: Outcome) -> str:
+        """Return in what two runs differ, or nothing."""
+        if self.adapter.keys() != other.adapter.keys() or any(
+            not torch.equal(tensor, other.adapter[name]) for name, tensor in self.adapter.items()
+        ):
+            return "weights"
+        if self.record["scores"] != other.record["scores"] or self.answers != other.answers:
+            return "answers"
+        return ""
+
+
+@dataclass(eq=False)
+class Battery:
+    """The runs of one method with its options."""
+
+    plugins: Plugins
+    method: Method
+    options: Mapping[str, Any]
+    backbone: Backbone
+    folder: Path
+    tasks: list[Task] = field(default_factory=lambda: load_tasks("toy", STREAM, ROWS, SETTINGS.limit_test))
+
+    def run(self, name: str, watchers: Sequence[object] = (), seed: int = 1, tasks: Sequence[Task] = ()) -> Outcome:
+        """Run the method in a folder of its own and return what came out."""
+        settings, tasks = replace(SETTINGS, seed=seed), tasks or self.tasks
+        files = run_files(self.folder / name, settings, self.method, self.options, tasks)
+        record = execute_run(
+            settings, STREAM, tasks, self.backbone, self.plugins, self.method, self.options, files, watchers, True
+        )
+        saved = {
+            name: tensor
+            for file in sorted(files.adapter.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
+        return Outcome(record, saved, files)
+
+    def findings(self) -> list[Finding]:
+        """Run everything and return one finding a check; a run that fails ends the battery."""
+        observer = Observer()
+        first = "learns and changes the weights"
+        try:
+            whole = self.run("whole", [observer], tasks=observer.watch(self.tasks))
+        except ClbenchError as error:
+            return [Finding(first, str(error))]
+        checks: dict[str, Callable[[], tuple[str, str]]] = {
+            first: lambda: check_changes(whole, observer),
+            "every optimizer really steps": lambda: check_rates(observer),
+            "same seed, same weights": lambda: self.check_seeds(whole, observer),
+            "stopped and resumed equals uninterrupted": lambda: self.check_resume(whole),
+            "saved adapter reloads to the same answers": lambda: self.check_reload(whole, observer),
+            "options round-trip": lambda: self.check_options(whole),
+            "reads no rows beyond its memory": lambda: self.check_reading(observer),
+            "keeps no rows beyond its memory": lambda: self.check_keeping(observer),
+            "answers need no task id": lambda: self.check_task_id(whole, observer),
+        }
+        found = []
+        for check, action in checks.items():
+            try:
+                found.append(Finding(check, *action()))
+            except ClbenchError as error:
+                found.append(Finding(check, str(error)))
+        return found
+
+    def check_seeds(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
+        """Compare the weights after the first task with those of the same and of another seed."""
+        of_seed = {}
+        for seed in (1, 2):
+            other = Observer()
+            with suppress(Stopped):
+                self.run(f"seed {seed}", [other, Stopper()], seed)
+            of_seed[seed] = other.weights[1]
+        if not torch.equal(of_seed[1], observer.weights[1]):
+            return "a second run with the same seed has other weights", ""
+        return ("a run with another seed has the same weights" if torch.equal(of_seed[1], of_seed[2]) else ""), ""
+
+    def check_resume(self, whole: Outcome) -> tuple[str, str]:
+        """Start the run anew that was stopped within its second task."""
+        begun = any((self.folder / "seed 1").glob("*.checkpoint"))
+        difference = whole.differs(self.run("seed 1"))
+        if not difference:
+            return "", "" if begun else "learns in one phase: nothing to resume"
+        return f"a run stopped in task 2 and resumed has other {difference}; state: dataclass fields, init=False", ""
+
+    def check_reload(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
+        """Load adapter and state into a new learner and ask again."""
+        telling = [tensor for name, tensor in whole.adapter.items() if "lora_A" not in name]
+        if not any(tensor.any() for tensor in telling):
+            return f"the saved adapter is empty: {len(whole.adapter)} tensors, none that changes an answer", ""
+        instance = self.method.build(self.options)
+        restore_state(instance, observer.state)
+        manager = run_manager(self.plugins, instance, self.method.name, [DefaultProtocol()])
+        learner = Learner(self.backbone, SETTINGS, manager.hook, len(self.tasks))
+        try:
+            manager.hook.attach(learner=learner)
+            learner.load(whole.files.adapter)
+            learner.begin_task(len(self.tasks) - 1, self.tasks[-1])
+            if not torch.equal(learner.weights.data, observer.weights[-1]):
+                return "the reloaded weights differ from those that were learned", ""
+            for task in self.tasks:
+                answers = [str(answer) for answer in manager.hook.evaluate(learner=learner, task=task)]
+                if answers != whole.answers[task.name]:
+                    return f"the reloaded learner answers task '{task.name}' differently", ""
+        finally:
+            learner.detach()
+        return "", ""
+
+    def check_options(self, whole: Outcome) -> tuple[str, str]:
+        """Read the record and turn its options into texts and back."""
+        recorded = json.loads(whole.files.record.read_text("utf-8"))["options"]
+        again = self.method.resolve_options({name: str(value) for name, value in recorded.items()})
+        if again != recorded or again != dict(self.options):
+            return f"given {dict(self.options)}, recorded {recorded}, read back {again}", ""
+        return "", ""
+
+    def budget(self, task: Task) -> int:
+        """Return how many training rows of a task the method may keep, by its option `memory_ratio`."""
+        ratio = self.options.get("memory_ratio", 0.0)
+        return max(int(ratio * len(task.train) + 1e-9), len(task.labels)) if ratio else 0
+
+    def check_reading(self, observer: Observer) -> tuple[str, str]:
+        """Compare the rows that were read while another task was learned with the budget."""
+        for number, keys in enumerate(observer.read, start=1):
+            tests = [key for key in keys if key[1] == "test"]
+            if tests:
+                return f"reads {len(tests)} test rows while it learns task {number}", ""
+            for task in self.tasks:
+                rows = sum(key[0] == task.name for key in keys)
+                if rows > self.budget(task):
+                    where = f"of task '{task.name}' while it learns task {number}"
+                    return f"reads {rows} rows {where}, may keep {self.budget(task)}", ""
+        return "", ""
+
+    def check_keeping(self, observer: Observer) -> tuple[str, str]:
+        """Look for training rows in the checkpointed state."""
+        texts = "\n".join(texts_of(observer.state))
+        for task in self.tasks:
+            rows = sum(row.passage in texts for row in task.train)
+            if rows > self.budget(task):
+                return f"keeps {rows} rows of task '{task.name}', may keep {self.budget(task)}", ""
+        return "", ""
+
+    def check_task_id(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
+        """Compare with the answers to all questions together, without the tasks' names."""
+        named = [answer for task in self.tasks for answer in whole.answers[task.name]]
+        differing = sum(a != b for a, b in zip(named, observer.unnamed, strict=True))
+        if not differing:
+            return "", ""
+        if self.method.needs_task_id:
+            return "", "declares that it needs the task id"
+        return f"{differing} of {len(named)} answers change when the tasks' names are hidden (NEEDS_TASK_ID)", ""
+
+
+def check_changes(whole: Outcome, observer: Observer) -> tuple[str, str]:
+    """Look for scores, and compare the weights before and after each task."""
+    if None in whole.record["scores"][-1]:
+        return "after the last task not every task was evaluated", ""
+    for number, (before, after) in enumerate(zip(observer.weights, observer.weights[1:], strict=False), start=1):
+        if torch.equal(before, after):
+            return f"task {number} leaves all weights as they were", ""
+    return "", ""
+
+
+def check_rates(observer: Observer) -> tuple[str, str]:
+    """Look for an optimizer whose steps all had a learning rate of zero."""
+    for number, rates in enumerate(observer.rates, start=1):
+        still = [optimizer for optimizer, rate in rates.items() if rate == 0]
+        if still:
+            return f"task {number}: {len(still)} of {len(rates)} optimizers never step above learning rate 0", ""
+    return "", ""
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return every text in a method's state."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Example):
+        return [value.passage]
+    if isinstance(value, Memory):
+        return [example.passage for example in value.examples]
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in texts_of(item)]
+    return [text for item in value for text in texts_of(item)] if isinstance(value, (list, tuple)) else []
+
+
+def check_method(
+    plugins: Plugins, method: Method, options: Mapping[str, Any], backbone: Backbone | None = None
+) -> list[Finding]:
+    """Run the battery in a temporary folder.
+
+    Args:
+        backbone: the tiny T5, if it is loaded already.
+    """
+    with TemporaryDirectory(prefix="clbench-check-") as folder:
+        if backbone is None:
+            backbone = load_backbone(str(save_tiny_t5(Path(folder) / "tiny")), "cpu")
+        return Battery(plugins, method, options, backbone, Path(folder)).findings()

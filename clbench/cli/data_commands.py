@@ -1,0 +1,197 @@
+"""The commands about data: `clbench streams`, `streams new`, `streams check`, and `clbench audit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clbench.atomic import write_atomically
+from clbench.data.catalogue import known_streams, task_specs
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Example, Stream
+from clbench.errors import ClbenchError
+from clbench.settings import Settings, resolve_settings
+
+NO_TOKENS = "none"
+
+
+def tokenizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--backbone` and `--max-input`, for the tokens that it counts."""
+    command = click.option(
+        "--max-input", metavar="INT", help="Longest prompt in tokens. [the backbone's preset, or 512]"
+    )(command)
+    return click.option("--backbone", default="mini", help="Whose tokenizer counts; none: count no tokens. [mini]")(
+        command
+    )
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def streams(context: click.Context) -> None:
+    """List the streams and tasks; `new` writes and `check` checks a stream of your own."""
+    if context.invoked_subcommand is not None:
+        return
+    console = Console()
+    table = Table("Stream", "Order", "Tasks")
+    for stream in known_streams().values():
+        table.add_row(stream.name, str(stream.order), " > ".join(stream.tasks))
+    console.print(table)
+    family_of = {name: stream.family for stream in known_streams().values() for name in stream.tasks}
+    for family in dict.fromkeys(family_of.values()):
+        table = Table(title=family, title_justify="left")
+        for column in ("Task", "Labels", "Metric", "Version"):
+            table.add_column(column, overflow="fold")
+        for spec in task_specs().values():
+            metric = spec.metric if spec.metric_mixed is None else f"{spec.metric} (mixed: {spec.metric_mixed})"
+            if family_of.get(spec.name) == family:
+                table.add_row(spec.name, ", ".join(spec.labels) or "free text", metric, str(spec.version))
+        console.print(table)
+
+
+@streams.command()
+@click.argument("file", default="my_stream.toml")
+def new(file: str) -> None:
+    """Write a commented stream file to fill in. [my_stream.toml]"""
+    from clbench.data.own_streams import example_file
+
+    path = Path(file)
+    if path.suffix != ".toml":
+        raise ClbenchError(f"'{file}': a stream file ends in .toml")
+    if path.exists():
+        raise ClbenchError(f"{path}: is there already; name another file")
+    write_atomically(path, lambda temporary: temporary.write_text(example_file(file), "utf-8"))
+    click.echo(f"{path}: name your files and columns there, then `clbench streams check {path}`")
+
+
+@streams.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--prompts", type=click.IntRange(0), default=3, help="How many prompts to show, spread over the tasks. [3]"
+)
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
+@tokenizer_options
+def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, max_input: str | None) -> None:
+    """Check a stream file and its data; show prompts."""
+    from clbench.data.audit import audit_stream
+    from clbench.data.own_streams import check_metrics, read_stream
+    from clbench.data.sources import Selection, check_labels_round_trip, make_tasks, open_source
+    from clbench.discovery import find_plugins
+
+    stream = read_stream(file)
+    found = find_plugins(plugins)
+    check_metrics(stream, found.metrics)
+    source = open_source("", stream=stream)
+    tasks = make_tasks(source, stream, Selection())
+    settings, asking = _asking(backbone, max_input, stream, str(file))
+    console = Console()
+    console.print(f"Stream {stream}", highlight=False, markup=False)
+    table = Table("Task", "Train", "Test", "Labels", "Metric", "Longest answer")
+    for task in tasks:
+        check_labels_round_trip(task.labels, found.metrics[task.metric])
+        longest = str(stream.spec(task.name).max_answer)
+        labels = ", ".join(task.labels) or "free text"
+        table.add_row(task.name, str(len(task.train)), str(len(task.test)), escape(labels), task.metric, longest)
+    console.print(table)
+    for number, (name, example) in enumerate(_spread([(task.name, task.train) for task in tasks], prompts), 1):
+        _show_prompt(console, number, name, example, asking, settings.max_input)
+    for finding in audit_stream(source, stream, asking.count if asking else None, settings.max_input).findings:
+        console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{file}: can be run with `clbench run --method ... --stream {file}`", highlight=False, soft_wrap=True
+    )
+
+
+def _spread(tasks: Sequence[tuple[str, Sequence[Example]]], count: int) -> list[tuple[str, Example]]:
+    """Return `count` examples, the first of each task, then the second of each."""
+    deepest = max(len(examples) for _, examples in tasks)
+    in_turn = ((name, examples[row]) for row in range(deepest) for name, examples in tasks if row < len(examples))
+    return list(islice(in_turn, count))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a backbone is asked: its tokenizer, and what puts an example into the form of its prompts (None: as it is)."""
+
+    tokenizer: Any
+    form: Callable[[Example], Example] | None
+
+    def asked(self, example: Example) -> Example:
+        """Return the example with the prompt that the backbone reads."""
+        return self.form(example) if self.form else example
+
+    def count(self, examples: Sequence[Example]) -> list[int]:
+        """Return how many tokens the backbone reads of each."""
+        return self.lengths([self.asked(example).prompt for example in examples])
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens texts have."""
+        return [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+
+
+def _show_prompt(
+    console: Console, number: int, task: str, example: Example, asking: Asking | None, max_input: int
+) -> None:
+    tokens = ""
+    if asking is not None:
+        example = asking.asked(example)
+        prompt, target = asking.lengths([example.prompt, example.target])
+        shortened = f", shortened to {max_input}" if prompt > max_input else ""
+        tokens = f" ({prompt} tokens{shortened}; target {target} tokens)"
+    console.rule(f"prompt {number}, task {escape(task)}{tokens}", align="left")
+    console.print(example.prompt, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"-> {example.target}", style="bold", highlight=False, markup=False, soft_wrap=True)
+
+
+def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> tuple[Settings, Asking | None]:
+    given = {"stream": stream.name, "data": data} | ({} if max_input is None else {"max_input": max_input})
+    if backbone == NO_TOKENS:
+        return resolve_settings(given), None
+    settings = resolve_settings({**given, "backbone": backbone})
+    from clbench.model.backbone import load_tokenizer, prompt_form_of
+
+    return settings, Asking(load_tokenizer(backbone), prompt_form_of(backbone, settings.template))
+
+
+@click.command()
+@click.option("--order", help="The paper's order number, 1-8.")
+@click.option("--stream", help="A stream's name or file, or task names separated by commas. [long:1]")
+@click.option("--data", default="toy", help="toy, hub, hub:FOLDER, or a folder, as for `clbench run`. [toy]")
+@click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt", help="Layout of the folder. [auto]")
+@tokenizer_options
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table")
+def audit(
+    order: str | None, stream: str | None, data: str, layout: str, backbone: str, max_input: str | None, style: str
+) -> None:
+    """Audit a stream's data; exit code 1 if a finding is an error."""
+    from clbench.data.audit import audit_stream, audit_table
+    from clbench.data.sources import open_source
+
+    if order is not None and stream is not None:
+        raise ClbenchError("--order and --stream both name the stream; give one")
+    chosen = find_stream(order or stream or Settings.stream)
+    data = str(chosen.file or data)
+    settings, asking = _asking(backbone, max_input, chosen, data)
+    result = audit_stream(
+        open_source(data, layout, chosen), chosen, asking.count if asking else None, settings.max_input
+    )
+    if style == "json":
+        click.echo(json.dumps(asdict(result) | {"errors": result.errors}, indent=1, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(audit_table(result))
+        for finding in result.findings:
+            console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+        warnings = len(result.findings) - result.errors
+        console.print(f"errors: {result.errors}, warnings: {warnings}, data: {data}", highlight=False, markup=False)
+    if result.errors:
+        sys.exit(1)

@@ -1,0 +1,50 @@
+"""The command about presets: `clbench presets`."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clbench.errors import unknown
+from clbench.options import list_options
+from clbench.settings import Settings, load_presets, resolve_settings
+
+SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora_targets", "quantize")
+
+
+@click.command()
+@click.argument("name", required=False)
+def presets(name: str | None) -> None:
+    """List the presets, or every value of one."""
+    known = load_presets()
+    console = Console()
+    if name is None:
+        table = Table("Preset", *(title.replace("_", " ").capitalize() for title in SHOWN))
+        for one in known:
+            if ":" not in one:
+                values = vars(resolve_settings({}, one))
+                table.add_row(one, *(str(values[title]) for title in SHOWN))
+        console.print(table)
+        return
+    if name not in known:
+        raise unknown("preset", name, known)
+    console.print(_values(name))
+    console.print(
+        "Every value can be overridden: --learning-rate 1e-4. Memory and the like are options of a method: clbench methods NAME",
+        highlight=False,
+    )
+
+
+def _values(name: str) -> Table:
+    """Return every setting of a preset; those that the preset itself gives are marked."""
+    known, (base, _, family) = load_presets(), name.partition(":")
+    given = {**known[base], **(known[name] if family else {})}
+    values = vars(resolve_settings({"stream": f"{family}:1"} if family else {}, base))
+    table = Table("Setting", "Value", "From", "Meaning", title=f"preset {name}", title_justify="left")
+    for option in list_options(Settings).values():
+        if option.name not in ("stream", "seed"):
+            origin = name if option.name in known[name] else base if option.name in given else "default"
+            table.add_row(option.name, str(values[option.name]), origin, escape(option.meaning))
+    return table

@@ -1,0 +1,62 @@
+"""The built-in tasks and streams, as TOML in tasks/."""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+from clbench.data.tasks import HubData, Stream, TaskSpec
+
+LONGEST_LABEL = 32  # tokens that hold every label of the Long Sequence tasks, one byte a token included
+
+
+def _read_toml(name: str) -> dict[str, dict]:
+    return tomllib.loads(files("clbench.tasks").joinpath(name).read_text("utf-8"))
+
+
+@cache
+def task_specs() -> dict[str, TaskSpec]:
+    """Return every built-in task by name."""
+    hub = {name: _hub_data(row) for name, row in _read_toml("hub.toml").items()}
+    long = {name: _option_spec(name, row, hub.get(name)) for name, row in _read_toml("long_sequence.toml").items()}
+    return long | {name: _definition_spec(name, row) for name, row in _read_toml("superni.toml").items()}
+
+
+def _hub_data(row: dict) -> HubData:
+    return HubData(**{**row, "labels": tuple(row["labels"].items())})
+
+
+def _option_spec(name: str, row: dict, hub: HubData | None) -> TaskSpec:
+    options = ", ".join(row["labels"])
+    return TaskSpec(
+        name=name,
+        version=row["version"],
+        head=f"{row['instruction']} Option: {options}.\n",
+        labels=tuple(row["labels"]),
+        metric=row["metric"],
+        max_answer=LONGEST_LABEL,
+        unlabelled=tuple(row.get("unlabelled", ())),
+        hub=hub,
+    )
+
+
+def _definition_spec(name: str, row: dict) -> TaskSpec:
+    return TaskSpec(
+        name=name,
+        version=row["version"],
+        head=f"Definition: {row['definition']}\n\nNow complete the following example -\nInput: ",
+        labels=tuple(row.get("labels", ())),
+        metric=row["metric"],
+        tail="\nOutput: ",
+        metric_mixed=row.get("metric_mixed"),
+        max_answer=row["max_answer"],
+    )
+
+
+@cache
+def known_streams() -> dict[str, Stream]:
+    """Return every known stream by name."""
+    specs = task_specs()
+    return {
+        name: Stream(name, tuple(row["tasks"]), tuple(specs[task] for task in row["tasks"]), row["order"])
+        for name, row in _read_toml("streams.toml").items()
+    }

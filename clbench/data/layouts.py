@@ -1,0 +1,141 @@
+"""The layouts of the public data folders: where each release keeps a task's file, and how its rows read.
+
+Every reader returns the same passage and answers for the same row, so that the prompt does not depend on the release.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from clbench.data.rows import Row, json_rows, read_json, text_field
+from clbench.data.tasks import SUFFIX, TaskSpec
+from clbench.errors import ClbenchError, unknown
+
+SAPT_NAMES = (("boolqa", "boolq"), ("sst-2", "sst2"))  # tasks that SAPT calls otherwise
+SAPT_ANSWERS = (("qqp", (("yes", "True"), ("no", "False"))),)  # and labels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One release's folder: `path_of(folder, task, split)` is a task's file, `read(path, spec)` its rows."""
+
+    name: str
+    pattern: str
+    recognises: Callable[[Path], bool]
+    path_of: Callable[[Path, str, str], Path]
+    read: Callable[[Path, TaskSpec], list[Row]]
+
+    def rows(self, folder: Path, spec: TaskSpec, split: str) -> list[Row]:
+        """Return a task's rows; none where the release has no dev file.
+
+        Raises:
+            ClbenchError: the file is missing or malformed.
+        """
+        path = self.path_of(folder, spec.name, split)
+        return [] if split == "dev" and not path.exists() else self.read(path, spec)
+
+
+def find_layout(folder: Path, name: str = "auto") -> Layout:
+    """Return the layout of a name, or the one that the folder shows.
+
+    Raises:
+        ClbenchError: no such layout, or the folder shows none.
+    """
+    if name != "auto":
+        if name not in LAYOUTS:
+            raise unknown("layout", name, LAYOUTS)
+        return LAYOUTS[name]
+    for split, other in (("train", "test"), ("test", "train")):
+        if (folder / split).is_dir() and not (folder / other).is_dir():
+            raise ClbenchError(f"{folder}: no folder '{other}'; expected train/TASK.json and test/TASK.json")
+    for layout in LAYOUTS.values():
+        if layout.recognises(folder):
+            return layout
+    known = "; ".join(f"{layout.name}: {layout.pattern}" for layout in LAYOUTS.values())
+    raise ClbenchError(f"{folder}: not a folder in a known layout ({known}); --layout names one")
+
+
+def read_rkif(path: Path, spec: TaskSpec) -> list[Row]:
+    """Read a file of the Recurrent-KIF release: a JSON list of `{id, instruction, input, output}`.
+
+    The instruction is taken from the task's specification; the input's closing "Answer:" line is cut.
+    """
+    rows = []
+    for number, row in enumerate(json_rows(path, read_json(path))):
+        place = f"{path}: row {number}"
+        passage = text_field(place, row, "input").rstrip().removesuffix(SUFFIX.strip())
+        rows.append(Row(passage.rstrip(), (text_field(place, row, "output").strip(),), place))
+    return rows
+
+
+def read_olora(path: Path, spec: TaskSpec) -> list[Row]:
+    """Read a file of the O-LoRA release: a JSON list of `{sentence, label}`."""
+    rows = []
+    for number, row in enumerate(json_rows(path, read_json(path))):
+        place = f"{path}: row {number}"
+        answers = (text_field(place, row, "label").strip(),)
+        rows.append(Row(text_field(place, row, "sentence").rstrip(), answers, place))
+    return rows
+
+
+def read_sapt(path: Path, spec: TaskSpec) -> list[Row]:
+    """Read a file of the SAPT release: `{Definition, ..., Instances: [{input, output}]}`, output a text or a list."""
+    content = read_json(path)
+    if not isinstance(content, dict) or "Instances" not in content:
+        found = f"fields {', '.join(content)}" if isinstance(content, dict) else type(content).__name__
+        raise ClbenchError(f"{path}: expected an object with the field 'Instances', found {found}")
+    renamed = dict(dict(SAPT_ANSWERS).get(spec.name, ()))
+    rows = []
+    for number, row in enumerate(json_rows(path, content["Instances"], "Instances: ")):
+        place = f"{path}: row {number}"
+        answers = [answer.strip() for answer in _outputs(place, row)]
+        passage = text_field(place, row, "input").strip()
+        rows.append(Row(passage, tuple(renamed.get(answer, answer) for answer in answers), place))
+    return rows
+
+
+def _outputs(place: str, row: dict[str, Any]) -> list[str]:
+    output = row.get("output")
+    if isinstance(output, list) and output and all(isinstance(one, str) for one in output):
+        return output
+    if isinstance(output, list):
+        raise ClbenchError(f"{place}: field 'output' must be a text or a list of texts")
+    return [text_field(place, row, "output")]
+
+
+def _rkif_path(folder: Path, task: str, split: str) -> Path:
+    return folder / split / f"{task}.json"
+
+
+def _olora_path(folder: Path, task: str, split: str) -> Path:
+    names = {path.name.lower(): path for path in sorted(folder.glob("*/*")) if path.is_dir()}
+    if task not in names:
+        raise ClbenchError(f"{folder}: no folder GROUP/{task} (tasks there: {', '.join(names) or 'none'})")
+    return names[task] / f"{split}.json"
+
+
+def _sapt_path(folder: Path, task: str, split: str) -> Path:
+    for name in (task, dict(SAPT_NAMES).get(task, task)):
+        if (folder / name).is_dir():
+            return folder / name / f"{split}.json"
+    present = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+    raise ClbenchError(f"{folder}: no folder '{task}' (tasks there: {present})")
+
+
+def _has(pattern: str, folder: Path) -> bool:
+    return next(folder.glob(pattern), None) is not None
+
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({
+    layout.name: layout
+    for layout in (
+        Layout(
+            "rkif", "{train,test}/TASK.json", lambda folder: (folder / "train").is_dir(), _rkif_path, read_rkif
+        ),
+        Layout("sapt", "TASK/{train,test}.json", partial(_has, "*/train.json"), _sapt_path, read_sapt),
+        Layout("olora", "GROUP/TASK/{train,test}.json", partial(_has, "*/*/train.json"), _olora_path, read_olora),
+    )
+})  # fmt: skip

@@ -1,0 +1,210 @@
+"""A user's own stream: a TOML file that names its tasks, their files (json, jsonl, csv, tsv, parquet), prompts and metrics."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clbench.data.catalogue import known_streams
+from clbench.data.rows import Row
+from clbench.data.tables import read_table
+from clbench.data.tasks import Stream, TaskSpec
+from clbench.data.templates import Template, cell, cells
+from clbench.errors import ClbenchError, unknown
+
+STREAM_KEYS = ("name", "version", "order", "tasks")
+TASK_KEYS = ("train", "test", "prompt", "target", "labels", "label_names", "metric", "max_answer")
+REQUIRED = ("train", "test", "prompt", "target")
+TEXT_KEYS = (*REQUIRED, "metric")
+
+EXAMPLE = '''\
+# A stream of your own for `clbench run --stream {file}`; `clbench streams check {file}` shows what comes out.
+# Files lie relative to this one: .json (a list of objects), .jsonl, .csv, .tsv or .parquet. Messages count rows from 0.
+
+name = "{name}"   # in the records and the leaderboard
+version = 1              # raise it when you change something that changes a score
+# order = ["tickets", "summaries"]   # the order of learning; without it, the order below
+
+[tasks.tickets]          # choose a label
+train = "tickets_train.csv"
+test = "tickets_test.csv"
+# The prompt names columns in braces ({{{{ and }}}} are braces). Where it is too long for the model, the text between the first
+# column and the last is shortened; what stands before and after it is always kept.
+prompt = """
+Which team should handle the ticket? Option: billing, technical.
+Subject: {{subject}}
+{{text}}
+Answer:"""
+target = "team"          # the column with the right answer
+labels = ["billing", "technical"]
+# label_names = {{ 0 = "billing", 1 = "technical" }}   # where the column holds something else than the labels
+metric = "exact_match"   # lower case, no punctuation; also exact_match_lower, exact_match_verbatim, or one of a plugin
+
+[tasks.summaries]        # free text: no labels
+train = "summaries_train.jsonl"
+test = "summaries_test.jsonl"
+prompt = "Summarise.\\n{{document}}\\nSummary:"
+target = "summary"       # in json, jsonl and parquet also a list of texts: each counts as right
+metric = "rouge_l"       # F-measure with stemmer; or token_f1
+max_answer = 64          # tokens generated at most
+'''
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """One task of a user's stream: its specification and how its rows are read."""
+
+    spec: TaskSpec
+    files: Mapping[str, Path]
+    template: Template
+    target: str
+    label_names: Mapping[str, str]
+
+    def rows(self, split: str) -> list[Row]:
+        """Return the rows of 'train' or 'test'; none for 'dev'.
+
+        Raises:
+            ClbenchError: the file is missing or malformed, or lacks a column of the prompt.
+        """
+        if split not in self.files:
+            return []
+        path = self.files[split]
+        rows = []
+        for number, row in enumerate(read_table(path)):
+            place = f"{path}: row {number}"
+            passage = self.template.passage(cells(row, self.template.columns, place))
+            answers = tuple(self.label_names.get(answer, answer) for answer in _answers(row, self.target, place))
+            rows.append(Row(passage.rstrip(), answers, place))
+        return rows
+
+
+def _answers(row: Mapping[str, Any], column: str, place: str) -> list[str]:
+    value = row.get(column)
+    if isinstance(value, list):
+        return [cell({column: one}, column, place).strip() for one in value]
+    return [cell(row, column, place).strip()]
+
+
+def example_file(name: str) -> str:
+    """Return a commented stream file to start from."""
+    return EXAMPLE.format(file=name, name=Path(name).stem)
+
+
+def read_stream(path: Path) -> Stream:
+    """Return the stream of a TOML file; its rows are read when a run asks for them.
+
+    Raises:
+        ClbenchError: the file is missing, no TOML, or says something that it cannot say.
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ClbenchError(f"no stream file '{path}'; `clbench streams new {path}` writes one") from None
+    except (OSError, ValueError) as error:
+        raise ClbenchError(f"{path}: cannot be read as TOML: {error}") from None
+    _check_keys(f"{path}:", content, STREAM_KEYS)
+    tables = content.get("tasks")
+    if not isinstance(tables, dict) or not tables:
+        raise ClbenchError(f"{path}: no tasks; each is a table [tasks.NAME]")
+    version = _value(path, content, "version", int, 1)
+    tasks = {name: _read_task(path, name, table, version) for name, table in tables.items()}
+    order = _order(path, content, tasks)
+    name = _value(path, content, "name", str, path.stem)
+    families = {stream.family for stream in known_streams().values()}
+    if name.split(":")[0] in families:
+        raise ClbenchError(f"{path}: the name '{name}' belongs to a built-in stream; give another")
+    specs = tuple(tasks[one].spec for one in order)
+    return Stream(name, order, specs, None, path, lambda spec, split: tasks[spec.name].rows(split))
+
+
+def _order(path: Path, content: Mapping[str, Any], tasks: Mapping[str, OwnTask]) -> tuple[str, ...]:
+    order = content.get("order", list(tasks))
+    if not isinstance(order, list) or not order:
+        raise ClbenchError(f"{path}: 'order' must be a list of task names")
+    for name in order:
+        if name not in tasks:
+            raise ClbenchError(f"{path}: order: {unknown('task', name, tasks)}")
+    if len(set(order)) < len(order):
+        twice = next(name for name in order if order.count(name) > 1)
+        raise ClbenchError(f"{path}: order: task '{twice}' stands twice; name each task once")
+    return tuple(order)
+
+
+def _check_keys(place: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            raise ClbenchError(f"{place} {unknown('key', key, known)}")
+
+
+def _value(place: object, table: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = table.get(key, default)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = {int: "a whole number", str: "a text", list: "a list of texts", dict: "a table of texts"}
+        raise ClbenchError(f"{place}: '{key}' must be {names[kind]}, not {value!r}")
+    return value
+
+
+def _read_task(path: Path, name: str, table: object, version: int) -> OwnTask:
+    place = f"{path}: task '{name}'"
+    if not isinstance(table, dict):
+        raise ClbenchError(f"{place}: expected a table [tasks.{name}]")
+    _check_keys(f"{place}:", table, TASK_KEYS)
+    for key in REQUIRED:
+        if key not in table:
+            raise ClbenchError(f"{place}: no '{key}'")
+    for key in TEXT_KEYS:
+        _value(place, table, key, str, "")
+    template = _template(place, table["prompt"])
+    labels = _texts(place, table, "labels", list)
+    label_names = dict(_value(place, table, "label_names", dict, {}))
+    _texts(place, {"label_names": list(label_names.values())}, "label_names", list)
+    for label in label_names.values():
+        if label not in labels:
+            raise ClbenchError(f"{place}: label_names: {unknown('label', label, labels)}")
+    longest = _value(place, table, "max_answer", int, 128 if not labels else 32)
+    if longest < 1:
+        raise ClbenchError(f"{place}: 'max_answer' must be at least 1, not {longest}")
+    spec = TaskSpec(
+        name=name,
+        version=version,
+        head=template.head,
+        labels=labels,
+        metric=table.get("metric", "exact_match" if labels else "rouge_l"),
+        tail=template.tail,
+        max_answer=longest,
+    )
+    files = {split: path.parent / table[split] for split in ("train", "test")}
+    return OwnTask(spec, files, template, table["target"], label_names)
+
+
+def _texts(place: str, table: Mapping[str, Any], key: str, kind: type) -> tuple[str, ...]:
+    values = _value(place, table, key, kind, [])
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ClbenchError(f"{place}: '{key}' must be a list of texts, and {value!r} is none")
+    if len(set(values)) < len(values):
+        raise ClbenchError(f"{place}: '{key}' names a label twice")
+    return tuple(values)
+
+
+def _template(place: str, text: str) -> Template:
+    template = Template(text)
+    try:
+        columns = template.columns
+    except ClbenchError as error:
+        raise ClbenchError(f"{place}: prompt: {error}") from None
+    if not columns:
+        raise ClbenchError(f"{place}: prompt: names no column; write {{text}} where the column 'text' belongs")
+    return template
+
+
+def check_metrics(stream: Stream, known: Mapping[str, Callable[..., float]]) -> None:
+    """Check that every task's metric is known.
+
+    Raises:
+        ClbenchError: a metric is not.
+    """
+    for spec in stream.specs:
+        if spec.metric not in known:
+            raise ClbenchError(f"stream '{stream.name}': task '{spec.name}': {unknown('metric', spec.metric, known)}")

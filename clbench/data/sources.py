@@ -1,0 +1,244 @@
+"""Where examples come from: the embedded toy data, a folder in a release's layout, the Hugging Face hub, a user's files.
+
+A source reads a task's rows of one split; `make_tasks` turns rows into tasks, whatever the source: it carves a validation
+set out of the training rows, cuts to the limits, and refuses an answer outside the label set.
+"""
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from clbench.data.answer_scores import Metric, exact_match
+from clbench.data.layouts import find_layout
+from clbench.data.rows import Row
+from clbench.data.tasks import Example, Stream, Task, TaskSpec
+from clbench.data.toy import TOY_TASKS, toy_rows
+from clbench.errors import ClbenchError
+from clbench.seeds import derive_seed
+from clbench.settings import Settings
+
+HUB = "hub"
+FULL = 99.9  # percent: a right answer, rounding aside
+HUB_TRAIN_ROWS = 1000  # a task, as in the paper
+HUB_TEST_ROWS = 500  # a class, as in the paper
+
+
+@dataclass(frozen=True)
+class Source:
+    """Reads the rows of a task in the split 'train', 'test' or 'dev' (none where there is no dev split).
+
+    `train_rows` and `test_per_class` are the cuts of a source that holds whole data sets, where none are asked for.
+    """
+
+    read: Callable[[TaskSpec, str], Sequence[Row]]
+    train_rows: int | None = None
+    test_per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of the data a run takes; the fields are settings of the same names.
+
+    Training rows depend on the seed; test and validation rows do not, so that runs with different seeds are scored on the
+    same questions.
+    """
+
+    limit_train: int | None = None
+    limit_test: int | None = None
+    seed: int = 0
+    train_per_class: int | None = None
+    validation: int = 0
+    evaluate_on: Literal["test", "validation"] = "test"
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Selection":
+        """Return what a run's settings ask for."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+
+def open_source(data: str, layout: str = "auto", stream: Stream | None = None) -> Source:
+    """Return the source that `--data` names: 'toy', 'hub', 'hub:FOLDER' (a copy of it), or a folder; or a stream's own.
+
+    Raises:
+        ClbenchError: no such folder, or one in an unknown layout.
+    """
+    if stream is not None and stream.read is not None:
+        return Source(cache(stream.read))
+    if data == "toy":
+        return Source(cache(_toy_rows))
+    if data == HUB or data.startswith(f"{HUB}:"):
+        from clbench.data.hub import read_hub  # here: `datasets` is slow to import
+
+        mirror = Path(data.removeprefix(f"{HUB}:")) if data != HUB else None
+        return Source(cache(lambda spec, split: read_hub(spec, split, mirror)), HUB_TRAIN_ROWS, HUB_TEST_ROWS)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise ClbenchError(f"no data '{data}': not 'toy' and not a folder, nor 'hub' or 'hub:FOLDER'")
+    found = find_layout(folder, layout)
+    return Source(cache(lambda spec, split: found.rows(folder, spec, split)))
+
+
+def _toy_rows(spec: TaskSpec, split: str) -> list[Row]:
+    if spec.name not in TOY_TASKS:
+        raise ClbenchError(f"task '{spec.name}' has no toy data; give its folder with --data FOLDER")
+    if split == "dev":
+        return []
+    return [
+        Row(passage, (target,), f"toy {spec.name} {split}: row {number}")
+        for number, (passage, target) in enumerate(toy_rows(spec.name, split))
+    ]
+
+
+def load_tasks(
+    data: str, stream: Stream, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
+) -> list[Task]:
+    """Return the stream's tasks with their examples, cut to the limits; `make_tasks` has the other choices."""
+    return make_tasks(open_source(data, stream=stream), stream, Selection(limit_train, limit_test, seed))
+
+
+def make_tasks(source: Source, stream: Stream, selection: Selection, superni_metric: str = "rouge") -> list[Task]:
+    """Return the stream's tasks with their examples.
+
+    With `evaluate_on` 'validation', the questions of a task are its validation rows and the test rows are not there.
+
+    Raises:
+        ClbenchError: the data is missing or malformed, has an answer outside the label set, or too few rows.
+    """
+    return [_make_task(source, stream.spec(name), selection, superni_metric) for name in stream.tasks]
+
+
+def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_metric: str) -> Task:
+    balanced = bool(spec.labels)
+    pool = usable_rows(spec, source.read(spec, "train"))
+    validation = choose_rows(pool, selection.validation, derive_seed("validation", spec.name), balanced)
+    asked = {row.passage for row in validation}
+    pool = [row for row in pool if row.passage not in asked]
+    if not pool or len(validation) < selection.validation:
+        raise ClbenchError(
+            f"task '{spec.name}': --validation {selection.validation} leaves nothing of its "
+            f"{len(pool) + len(validation)} training rows"
+        )
+    train_seed = derive_seed("train", selection.seed, spec.name)
+    limit = selection.limit_train
+    if selection.train_per_class is not None:
+        pool = choose_per_class(spec, pool, selection.train_per_class, train_seed)
+    elif limit is None:
+        limit = source.train_rows
+    train = choose_rows(pool, limit, train_seed, balanced)
+    test = validation if selection.evaluate_on == "validation" else _test_rows(source, spec, selection.limit_test)
+    chooser = random.Random(derive_seed("reference", selection.seed, spec.name))
+    return Task(
+        spec.name,
+        tuple(spec.example(row.passage, chooser.choice(row.answers)) for row in train),
+        tuple(question(spec, row) for row in test),
+        tuple(question(spec, row) for row in validation),
+        spec.labels,
+        spec.metric_mixed or spec.metric if superni_metric == "mixed" else spec.metric,
+    )
+
+
+def _test_rows(source: Source, spec: TaskSpec, limit: int | None) -> list[Row]:
+    rows = usable_rows(spec, source.read(spec, "test"))
+    seed = derive_seed("test", spec.name)
+    if limit is None and source.test_per_class is not None:
+        return choose_per_class(spec, rows, source.test_per_class, seed)
+    return choose_rows(rows, limit, seed, bool(spec.labels))
+
+
+def question(spec: TaskSpec, row: Row) -> Example:
+    """Return a row as an example whose every answer counts as right."""
+    return spec.example(row.passage, row.answers[0], row.answers if len(row.answers) > 1 else ())
+
+
+def is_blank(spec: TaskSpec, row: Row) -> bool:
+    """Return whether a row has no question or no answer (an empty text, or a mark in place of the label)."""
+    return not row.passage.strip() or not any(row.answers) or row.answers[0] in spec.unlabelled
+
+
+def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without the blank ones (`clbench audit` counts those).
+
+    Raises:
+        ClbenchError: an answer is not in the task's label set, or no row is left.
+    """
+    kept = [row for row in rows if not is_blank(spec, row)]
+    for row in kept:
+        for answer in row.answers:
+            if spec.labels and answer not in spec.labels:
+                raise ClbenchError(f"{row.place}: answer '{answer}' is not in the label set ({', '.join(spec.labels)})")
+    if not kept:
+        place = rows[0].place if rows else f"task '{spec.name}'"
+        raise ClbenchError(f"{place}: no row has both a question and an answer")
+    return kept
+
+
+def choose_per_class(spec: TaskSpec, rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
+    """Return at most `limit` rows of each class, in the original order; free text is one class."""
+    of_class = defaultdict(list)
+    for index, row in enumerate(rows):
+        of_class[row.answers[0] if spec.labels else ""].append(index)
+    chooser = random.Random(seed)
+    chosen = [index for name in sorted(of_class) for index in _draw(chooser, of_class[name], limit)]
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _draw(chooser: random.Random, indices: list[int], limit: int) -> list[int]:
+    return indices if len(indices) <= limit else chooser.sample(indices, limit)
+
+
+def choose_rows(rows: Sequence[Row], limit: int | None, seed: int, balanced: bool = True) -> list[Row]:
+    """Return at most `limit` rows in the original order: class-balanced as far as the classes reach, or drawn uniformly."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    chooser = random.Random(seed)
+    if not balanced:
+        return [rows[index] for index in sorted(chooser.sample(range(len(rows)), limit))]
+    of_class = defaultdict(list)
+    for index, row in enumerate(rows):
+        of_class[row.answers[0]].append(index)
+    for indices in of_class.values():
+        chooser.shuffle(indices)
+    chosen: list[int] = []
+    while len(chosen) < limit:  # one round takes one row of each class that has some left
+        for target in sorted(of_class):
+            if of_class[target] and len(chosen) < limit:
+                chosen.append(of_class[target].pop())
+    return [rows[index] for index in sorted(chosen)]
+
+
+def fingerprint(tasks: Sequence[Task]) -> str:
+    """Return a digest of every prompt and answer and how it is scored, so that a record says on which data it was made."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps([task.name, task.metric]).encode())
+        for split in (task.train, task.validation, task.test):
+            rows = [(e.prompt, e.target, e.max_answer, *e.references) for e in split]
+            digest.update(json.dumps(rows).encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_questions(tasks: Sequence[Task]) -> str:
+    """Return a digest of the test rows, the same for every order of the tasks and every seed of a run."""
+    by_name = sorted(tasks, key=lambda task: task.name)
+    return fingerprint([replace(task, train=(), validation=()) for task in by_name])
+
+
+def check_labels_round_trip(labels: Iterable[str], metric: Metric = exact_match) -> None:
+    """Check that each label scores 100 against itself alone.
+
+    Raises:
+        ClbenchError: two labels are one to the metric.
+    """
+    names = list(labels)
+    for label in names:
+        twins = [other for other in names if metric(label, other) > FULL]
+        if label not in twins:
+            raise ClbenchError(f"label '{label}' does not score 100 against itself by the task's metric")
+        if twins != [label]:
+            raise ClbenchError(f"labels {twins} are the same answer after normalisation")

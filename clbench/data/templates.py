@@ -1,0 +1,87 @@
+"""Prompt templates: text with the names of columns in braces, as "Review: {text}\\nSentiment:"."""
+
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from clbench.errors import ClbenchError, unknown
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text in which {column} stands for a row's value; {{ and }} are braces.
+
+    What lies before the first column and after the last is the same in every prompt (`head`, `tail`).
+    """
+
+    text: str
+
+    @cached_property
+    def parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The literal texts, each with the column after it; None after the last.
+
+        Raises:
+            ClbenchError: the braces do not match, or hold something else than a column's name.
+        """
+        try:
+            parsed = list(string.Formatter().parse(self.text))
+        except ValueError as error:
+            raise ClbenchError(f"{error}; write {{{{ and }}}} for braces") from None
+        parts: list[tuple[str, str | None]] = []
+        text = ""
+        for literal, column, form, conversion in parsed:
+            text += literal  # an escaped brace ends a literal without a column
+            if column is None:
+                continue
+            if not column.strip() or form or conversion:
+                raise ClbenchError("between braces stands the name of a column and nothing else")
+            parts.append((text, column))
+            text = ""
+        return (*parts, (text, None))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names, in order, each once."""
+        return tuple(dict.fromkeys(column for _, column in self.parts if column is not None))
+
+    @property
+    def head(self) -> str:
+        """The text before the first column."""
+        return self.parts[0][0]
+
+    @property
+    def tail(self) -> str:
+        """The text after the last column."""
+        return self.parts[-1][0]
+
+    def passage(self, values: Mapping[str, str]) -> str:
+        """Return what lies between head and tail, filled in."""
+        first, *rest = [(literal, column) for literal, column in self.parts if column is not None]
+        return values[first[1]] + "".join(literal + values[column] for literal, column in rest)
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the whole text, filled in."""
+        return self.head + self.passage(values) + self.tail
+
+
+def cell(row: Mapping[str, Any], column: str, place: str) -> str:
+    """Return a row's value in a column as text; an absent number or text is the empty text.
+
+    Raises:
+        ClbenchError: no such column, or it holds neither text nor number.
+    """
+    if column not in row:
+        raise ClbenchError(f"{place}: {unknown('column', column, row)}")
+    value = row[column]
+    if value is None:
+        return ""
+    if isinstance(value, (str, int, float, bool)):
+        return str(value)
+    raise ClbenchError(f"{place}: column '{column}' holds a {type(value).__name__}, expected a text or a number")
+
+
+def cells(row: Mapping[str, Any], columns: Iterable[str], place: str) -> dict[str, str]:
+    """Return a row's values in the columns as texts."""
+    return {column: cell(row, column, place) for column in columns}

@@ -1,0 +1,93 @@
+"""Count and time what one task costs; the learner and its phases count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+
+class Stopwatch:
+    """Add up the seconds of the blocks that it is held around (`with watch:`), nested ones once.
+
+    On CUDA the seconds are the device's own, taken with events, so that no block waits for the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._depth = 0
+        self._seconds = 0.0
+        self._begin: Any = None
+        self._events: list[tuple[Any, Any]] = []
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self._begin = self._now()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        if self._cuda:
+            self._events.append((self._begin, self._now()))
+        else:
+            self._seconds += self._now() - self._begin
+
+    def read(self) -> float:
+        """Return the seconds so far; on CUDA this waits for the device."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._seconds += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            self._events.clear()
+        return self._seconds
+
+
+@dataclass
+class Cost:
+    """The counters of one task; the learner and its phases count.
+
+    Attributes:
+        forward_batches: batches that went through the model, of whatever size.
+        forward_rows: the rows in them.
+        backward_batches: losses that were differentiated.
+        rows: rows drawn to be trained on.
+        replayed_rows: those of them that are not of the current task.
+        harness: the time of the model's passes, the optimizer, the making of batches and the watchers.
+        aside_seconds: the time of what a watcher measured with the model, which is no learning.
+    """
+
+    harness: Stopwatch
+    forward_batches: int = 0
+    forward_rows: int = 0
+    backward_batches: int = 0
+    rows: int = 0
+    replayed_rows: int = 0
+    aside_seconds: float = 0.0
+
+    @contextmanager
+    def forward_pass(self, rows: int) -> Iterator[None]:
+        """Count and time one forward pass."""
+        with self.harness:
+            self.forward_batches += 1
+            self.forward_rows += rows
+            yield
+
+    def count_backward(self, _: Tensor) -> None:
+        """Count one backward pass; a hook of the loss."""
+        self.backward_batches += 1

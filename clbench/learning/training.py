@@ -1,0 +1,163 @@
+"""`Training`, one optimisation phase: batches, accumulation, clipping, optimizer, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from clbench.data.tasks import Example
+from clbench.encoding.batches import Batch
+
+if TYPE_CHECKING:
+    from clbench.learning.learner import Learner
+
+
+class Training:
+    """One optimisation phase. Iterate it for batches; take a `step(loss)` for each.
+
+    A method that reads or edits gradients calls `backward(loss)`, then, when `due` (all micro-batches of the step are
+    in), reads `learner.weights.grad`, then `apply()`. Accumulation, clipping and the schedule happen here.
+
+    Attributes:
+        steps: optimizer steps that the phase will take; 0 where it has no end (`alongside`).
+        taken: optimizer steps taken so far.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        groups: Iterator[list[Batch]],
+        steps: int,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any = None,
+        leader: Training | None = None,
+        learning_rate: float | None = None,
+    ) -> None:
+        self.steps = steps
+        self.taken = 0
+        self.optimizer = optimizer
+        self._learner = learner
+        self._weights = learner.weights
+        self._groups = groups
+        self._schedule = schedule
+        self._leader = leader
+        self._fixed_rate = learning_rate
+        self._clip = learner.settings.clip_norm
+        self._share = 1.0
+        self._waiting = 0
+        self._fresh = True
+        self._loss: Tensor | None = None
+        self._loss_sum = torch.zeros((), device=learner.device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.take(self.steps)
+
+    def take(self, steps: int) -> Iterator[Batch]:
+        """Yield the batches of the next optimizer steps."""
+        for group in self.groups(steps):
+            for number, batch in enumerate(group):
+                self._share, self._waiting = batch.share, len(group) - number
+                yield batch
+
+    def groups(self, steps: int | None = None) -> Iterator[list[Batch]]:
+        """Yield all micro-batches of a step at once, for a method that then gives its gradient with `supply`."""
+        for _ in range(self.steps if steps is None else steps):
+            with self._learner.cost.harness:
+                group = next(self._groups, None)
+                self._learner.train_mode()
+            if group is None:
+                return
+            yield group
+
+    @property
+    def due(self) -> bool:
+        """Whether the gradient of the whole step is in, so that `apply` may follow."""
+        return self._waiting == 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        if self._fixed_rate is not None:
+            return self._fixed_rate
+        if self._leader is not None:
+            return self._leader.learning_rate
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def stats(self) -> Mapping[str, float]:
+        """What is worth recording: optimizer steps taken and their mean loss (waits for the device)."""
+        return {"steps": self.taken, "loss": float(self._loss_sum) / max(1, self.taken)}
+
+    def step(self, loss: Tensor) -> bool:
+        """Take the loss of the current batch; return whether that completed an optimizer step."""
+        self.backward(loss)
+        if self.due:
+            self.apply()
+            return True
+        return False
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of the current batch's loss, weighted by its share of the step."""
+        if self._fresh:
+            self._weights.zero_grad()
+            self._fresh = False
+        self._learner.backward(loss if self._share == 1.0 else loss * self._share)
+        part = loss.detach().float() * self._share
+        self._loss = part if self._loss is None else self._loss + part
+        self._waiting -= 1
+
+    def supply(self, gradient: Tensor, loss: Tensor) -> None:
+        """Give the gradient of the whole step, shape (weights,), and its loss, in place of `backward`."""
+        self._weights.grad.copy_(gradient)
+        self._loss = loss.detach().float()
+        self._waiting, self._fresh = 0, False
+
+    def clip(self) -> None:
+        """Scale the gradient down to the settings' `clip_norm`, if it is longer."""
+        if self._clip:
+            norm = torch.linalg.vector_norm(self._weights.grad)
+            self._weights.grad.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
+
+    def apply(self, clip: bool = True) -> None:
+        """Clip the gradient, step the optimizer and the schedule; the gradient stays readable until `backward`."""
+        with self._learner.cost.harness:
+            if clip:
+                self.clip()
+            if self._schedule is not None:
+                self.optimizer.step()
+                self._schedule.step()
+            else:
+                self._step_at(self.learning_rate)
+        assert self._loss is not None, "apply() without backward() or supply()"
+        self.taken += 1
+        self._fresh = True
+        self._loss_sum += self._loss
+        if self._leader is None:
+            with self._learner.cost.harness:
+                self._learner.notify(self.taken, self.steps, self._loss)
+        self._loss = None
+
+    def _step_at(self, learning_rate: float) -> None:
+        group = self.optimizer.param_groups[0]
+        usual, group["lr"] = group["lr"], learning_rate
+        self.optimizer.step()
+        group["lr"] = usual
+
+    def alongside(
+        self,
+        examples: Sequence[Example],
+        optimizer: Literal["own", "shared"] = "own",
+        learning_rate: float | None = None,
+    ) -> Training:
+        """Return a second phase without end over other examples (a memory), to be taken in between with `take(steps)`.
+
+        Each of its steps draws a batch uniformly. Its learning rate is this phase's current one, unless given; the
+        optimizer's moments are its own or shared with this phase; this phase's schedule does not advance.
+        """
+        learner = self._learner
+        chosen = self.optimizer if optimizer == "shared" else learner.new_optimizer(learner.settings.learning_rate)
+        groups = learner.draws(examples, "replay")
+        return Training(learner, groups, 0, chosen, leader=self, learning_rate=learning_rate)

@@ -1,0 +1,289 @@
+"""Load a language model and its tokenizer (embedded, local folder, Hugging Face hub) and attach the LoRA adapter."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import GatedRepoError
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+
+from clbench.data.tasks import Example
+from clbench.encoding.alpaca import ask_alpaca
+from clbench.encoding.encoder import Encoder
+from clbench.encoding.token_cache import TokenCache, cache_folder
+from clbench.errors import ClbenchError, one_line
+from clbench.model.batch_limits import Room
+from clbench.model.decoder import read_labels
+from clbench.model.quantized import is_quantized, keep_trainable, quantized_storage
+from clbench.seeds import derive_seed
+from clbench.settings import Settings
+
+EMBEDDED = "mini"
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    room: Room = field(default_factory=Room)
+    _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model has no encoder: it reads prompt and answer as one sequence."""
+        return not self.model.config.is_encoder_decoder
+
+    def encoder(self, max_input: int, max_target: int | None, template: str = "auto") -> Encoder:
+        """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice.
+
+        Args:
+            template: the prompt's form: plain, alpaca, or auto (alpaca for a decoder).
+        """
+        key = (max_input, max_target, template)
+        if key not in self._encoders:
+            folder = cache_folder()
+            cache = TokenCache(folder, self.tokenizer) if folder is not None else None
+            wrap = prompt_form(template, self.is_decoder)
+            end = self.tokenizer.eos_token_id if self.is_decoder else None
+            self._encoders[key] = Encoder(self.tokenizer, max_input, max_target, cache, wrap, end)
+        return self._encoders[key]
+
+
+def prompt_form(template: str, is_decoder: bool) -> Callable[[Example], Example] | None:
+    """Return what puts an example into the form of a template; None for the plain one."""
+    return ask_alpaca if template == "alpaca" or (template == "auto" and is_decoder) else None
+
+
+def prompt_form_of(name: str, template: str) -> Callable[[Example], Example] | None:
+    """Return the same for a backbone by its name, which is not loaded.
+
+    Raises:
+        ClbenchError: it is not there, or is unreadable.
+    """
+    with _plain_errors(name):
+        config = transformers.AutoConfig.from_pretrained(_locate(name), trust_remote_code=False)
+    return prompt_form(template, not config.is_encoder_decoder)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; 'auto' is the first of CUDA, MPS, CPU that is there.
+
+    Raises:
+        ClbenchError: no such device, or it is not available.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ClbenchError(f"device '{name}' cannot be used: {one_line(error)}; use auto or cpu") from None
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type of the frozen weights; 'auto' is bfloat16 on a GPU that has it, else float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def load_backbone(
+    name: str,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    quantize: str = "none",
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a backbone by name: 'mini', a local folder, or a hub id; an encoder-decoder or a decoder.
+
+    Args:
+        threads: CPU threads of the process from now on; None leaves them as they are.
+        quantize: store the linear layers in '8bit' or '4bit' (bitsandbytes), or 'none'.
+        trust_remote_code: run Python code that comes with the model; without, none is executed.
+
+    Raises:
+        ClbenchError: the model is not there, is unreadable, or cannot write answers; no quantisation on this device.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place, source = choose_device(device), _locate(name)
+    dtype = choose_dtype(precision, place)
+    storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
+    with _plain_errors(name):
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = _model_class(name, config).from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
+        )
+    tokenizer = load_tokenizer(name, trust_remote_code)
+    if storage:
+        keep_trainable(model)
+    else:
+        model.to(place)
+    model.requires_grad_(False).eval()
+    model.generation_config = _plain_generation(model.generation_config)
+    if not config.is_encoder_decoder:
+        read_labels(model)
+    return Backbone(name, model, tokenizer, place)
+
+
+def load_backbone_of(settings: Settings) -> Backbone:
+    """Load the backbone that the settings describe, as they describe it."""
+    return load_backbone(*settings.backbone_arguments)
+
+
+def _model_class(name: str, config: Any) -> Any:
+    """Return the class to load a model with.
+
+    Raises:
+        ClbenchError: the model is an encoder alone (BERT), or no language model.
+    """
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    encoders, decoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not remote and (config.model_type in encoders or config.model_type not in decoders):
+        raise ClbenchError(
+            f"backbone '{name}' is a {config.model_type} model, which cannot write answers; "
+            f"use an encoder-decoder such as T5 or a decoder such as LLaMA"
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def _plain_generation(own: transformers.GenerationConfig) -> transformers.GenerationConfig:
+    """Return a model's settings for generation without its authors' penalties and beams, which would enter every answer."""
+    return transformers.GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+        forced_bos_token_id=own.forced_bos_token_id,
+    )
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
+    """Load a backbone's tokenizer alone; where it has no padding token (LLaMA), the end token stands in for it.
+
+    Raises:
+        ClbenchError: it is not there, is unreadable, or lacks what is needed.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    with _plain_errors(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_locate(name), trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None or not tokenizer.is_fast:
+        lack = "is not a fast one" if not tokenizer.is_fast else "has no end token"
+        raise ClbenchError(f"backbone '{name}': its tokenizer {lack}; save one with it in the model's folder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever stands there
+    return tokenizer
+
+
+def _locate(name: str) -> str:
+    if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
+    return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
+
+
+@contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises about a model into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            message = (
+                f"backbone '{name}' is gated: accept its terms at https://huggingface.co/{name} and `hf auth login`"
+            )
+        elif "trust_remote_code" in str(error):
+            message = f"backbone '{name}' needs code that comes with it: read it, then give --trust-remote-code"
+        else:
+            message = (
+                f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
+                f"({one_line(error)})"
+            )
+        raise ClbenchError(message) from error
+
+
+def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
+    """Return the backbone with a fresh LoRA adapter, initialised from the settings' seed, in float32.
+
+    Raises:
+        ClbenchError: the model has no module of the names in `lora_targets`.
+    """
+    targets = settings.lora_targets
+    names: Any = {"auto": _usual_targets(backbone.model), "all-linear": targets}
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM if backbone.is_decoder else TaskType.SEQ_2_SEQ_LM,
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=names.get(targets, [part.strip() for part in targets.split(",")]),
+    )
+    torch.manual_seed(derive_seed(settings.seed, "adapter"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
+            return get_peft_model(backbone.model, config)
+    except ValueError as error:
+        raise ClbenchError(
+            f"lora_targets '{targets}' does not fit backbone '{backbone.name}' "
+            f"(its linear modules: {', '.join(sorted(_linear_names(backbone.model)))}; or all-linear): {one_line(error)}"
+        ) from None
+
+
+def _usual_targets(model: Any) -> list[str] | None:
+    """Return query and value as the architecture names them; None where PEFT knows them, or nobody does."""
+    if model.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        return None
+    names = _linear_names(model)
+    return next((pair for pair in (["q_proj", "v_proj"], ["q", "v"]) if names.issuperset(pair)), None)
+
+
+def _linear_names(model: Any) -> set[str]:
+    return {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, (nn.Linear, Conv1D))}
+
+
+def adapted_modules(adapter: PeftModel | None, settings: Settings) -> str | None:
+    """Return the names of the modules with LoRA, as `lora_targets` has them, 'auto' resolved; None without an adapter."""
+    if adapter is None or settings.lora_targets != "auto":
+        return None if adapter is None else settings.lora_targets
+    found = adapter.peft_config[adapter.active_adapter].target_modules
+    return found if isinstance(found, str) else ",".join(sorted(found))
+
+
+@contextmanager
+def merged(model: PeftModel) -> Iterator[None]:
+    """Fold the adapter into the frozen weights for the duration of a block; restore the very same tensors after it.
+
+    Quantised layers stay as they are, with the adapter beside them: their weights could not take it up exactly.
+    """
+    layers = [
+        part for part in model.modules() if isinstance(part, LoraLayer) and not is_quantized(part.get_base_layer())
+    ]
+    originals = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # works on a copy: the original tensor stays as it is
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.get_base_layer().weight.data = original
+            layer.merged_adapters.clear()

@@ -1,0 +1,85 @@
+"""The stored answers of a run (`NAME.answers.jsonl`): read, and scored again without a model."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clbench.data.answer_scores import METRICS, Metric, score_answers
+from clbench.errors import ClbenchError, unknown
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to one question, and every answer that counts as right."""
+
+    text: str
+    accepted: tuple[str, ...]
+
+
+Cells = Mapping[
+    tuple[int, int], Sequence[Answer]
+]  # (after learning task i, task j) -> the answers, in the order of rows
+
+
+def answers_path(record_path: Path) -> Path:
+    """Return where the answers of a record lie."""
+    return record_path.with_name(record_path.name.removesuffix(".json") + ".answers.jsonl")
+
+
+def read_answers(record: Record, path: Path) -> Cells:
+    """Return the answers of each evaluated cell.
+
+    Raises:
+        ClbenchError: no such file, or one that does not belong to the record.
+    """
+    numbers = {task["name"]: number for number, task in enumerate(record["tasks"])}
+    cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            accepted = tuple(row.get("references") or (row["target"],))
+            cells[row["after"], numbers[row["task"]]][row["row"]] = Answer(row["answer"], accepted)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
+    _check_complete(record, cells, path)
+    return {cell: [rows[row] for row in sorted(rows)] for cell, rows in cells.items()}
+
+
+def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int, Answer]], path: Path) -> None:
+    for i, row in enumerate(record["scores"]):
+        for j, score in enumerate(row):
+            expected = 0 if score is None else len(cells.get((i, j), ()))
+            wanted = record["tasks"][j].get("test", expected)
+            if record["settings"].get("evaluate_on") == "validation":
+                wanted = record["tasks"][j].get("validation", expected)
+            if score is not None and expected != wanted:
+                raise ClbenchError(
+                    f"{path}: {expected} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
+                )
+
+
+def row_scores(answers: Sequence[Answer], metric: str, known: Mapping[str, Metric] = METRICS) -> list[float]:
+    """Return the score of each answer, in percent.
+
+    Raises:
+        ClbenchError: no such metric.
+    """
+    if metric not in known:
+        raise unknown("metric", metric, known)
+    return [score_answers(metric, [answer.text], [answer.accepted], known) for answer in answers]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of scores as a run computes it: their sum in order over their number."""
+    return sum(values) / len(values)

@@ -1,0 +1,300 @@
+"""Records to tables: one row a method, columns per stream, as rich, markdown, LaTeX, CSV or JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from clbench.records.files import slug
+from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
+from clbench.settings import NOT_RECIPE, Settings
+
+if TYPE_CHECKING:
+    from clbench.records.bootstrap import Standing
+
+Record = Mapping[str, Any]
+ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
+STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
+NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
+SIGNIFICANCE_NOTE = (
+    "In brackets: 95% intervals, paired bootstrap over test rows and over runs (of one run: rows alone). Bold: the best OP of a "
+    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after Holm."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds.
+
+    `options` are those that differ from the method's defaults. Rows of one `board` share all but method and options, so that they
+    can be compared; `standing` is how a row stands there, where it was assessed.
+    """
+
+    method: str
+    options: str
+    stream: str
+    backbone: str
+    data: str
+    recipe: str
+    op: float | None
+    op_std: float | None
+    bwt: float | None
+    bwt_std: float | None
+    runs: int
+    records: Sequence[Record] = field(default=(), repr=False, compare=False)
+    board: str = field(default="", repr=False, compare=False)
+    standing: Standing | None = None
+
+    @property
+    def label(self) -> str:
+        """The method's name, with its options where they differ from the defaults."""
+        return f"{self.method} ({self.options})" if self.options else self.method
+
+
+def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]:
+    """Return the leaderboard's rows, the best OP first.
+
+    Only runs that agree in method, options, recipe and test rows are averaged; of several records of the same order and
+    seed the newest counts.
+
+    Args:
+        stream: a stream ('long:1') or a family ('long') to keep.
+    """
+    kept = [r for r in records if stream in (None, r["stream"]["name"], r["stream"]["family"])]
+    varied, varied_options = _varied_settings(kept), _varied_options(kept)
+    groups: dict[tuple[str, ...], dict[tuple[str, int], Record]] = defaultdict(dict)
+    kept.sort(key=lambda r: r.get("finished", ""))
+    defaults = _default_options(kept)
+    for record in kept:
+        run = (record["stream"]["name"], record["settings"]["seed"])
+        groups[_group_key(record, defaults[record["method"]])][run] = record
+    rows = [_row(list(group.values()), varied, varied_options) for group in groups.values()]
+    return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
+
+
+def _group_key(record: Record, defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    options = {**defaults, **record["options"]}  # what a record of an earlier version does not name
+    return (record["method"], json.dumps(options, sort_keys=True), *_board_key(record))
+
+
+def _default_options(records: Sequence[Record]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the defaults of each method's options, as far as the records tell; later records count more."""
+    defaults: dict[str, dict[str, Any]] = defaultdict(dict)
+    for record in records:
+        changed = record.get("changed_options", {})
+        defaults[record["method"]] |= {name: v for name, v in record["options"].items() if name not in changed}
+    return defaults
+
+
+def _board_key(record: Record) -> tuple[str, ...]:
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    recipe = {
+        name: value
+        for name, value in record["settings"].items()
+        if name not in (*NOT_RECIPE, "data") and value != defaults.get(name)
+    }
+    tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
+    parts = (recipe, tasks, record.get("test_fingerprint"), slug(record["settings"]["data"]))
+    return (record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
+
+
+def _varied_settings(records: Sequence[Record]) -> list[str]:
+    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    known = {name: None for record in records for name in record["settings"]}
+    names = [name for name in known if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
+    return [n for n in names if len({str(record["settings"].get(n, defaults.get(n))) for record in records}) > 1]
+
+
+def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """Return (method, option) where records of a method differ: defaults change from version to version."""
+    values = defaultdict(set)
+    for record in records:
+        for name, value in record["options"].items():
+            values[record["method"], name].add(str(value))
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[tuple[str, str]]) -> Row:
+    first = max(
+        records, key=lambda record: record.get("finished", "")
+    )  # the newest knows the method's present defaults
+    op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
+    bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
+    return Row(
+        method=first["method"],
+        options=changed_options(first, varied_options),
+        stream=first["stream"]["family"],
+        backbone=slug(first["settings"]["backbone"]),
+        data=slug(first["settings"]["data"]),
+        recipe=recipe_text(first, varied),
+        op=op,
+        op_std=op_std,
+        bwt=bwt,
+        bwt_std=bwt_std,
+        runs=len(records),
+        records=tuple(records),
+        board="\n".join(_board_key(first)),
+    )
+
+
+def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) -> str:
+    """Return the options that differ from the method's defaults when it ran, or from other records, as text.
+
+    Args:
+        varied: pairs of a method and an option of which records with other values are shown beside this one.
+    """
+    changed, method = record.get("changed_options", {}), record["method"]
+    shown = {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
+    return options_text(shown)
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Return options as text: 'base=lorareplay, frozen=0.2'."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
+    """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
+    settings = record["settings"]
+    on_validation = settings.get("evaluate_on") == "validation"
+    asked = f"{settings['validation']} validation" if on_validation else settings["limit_test"] or "all"
+    limits = f"{settings['limit_train'] or 'all'}/{asked} rows"
+    parts = [
+        slug(settings["backbone"]),
+        slug(settings["data"]),
+        limits,
+        f"{settings['epochs']} ep",
+        f"lr {learning_rate(record):g}",
+    ]
+    if settings.get("answers", "generate") != "generate":
+        parts.append(f"answers={settings['answers']}")
+    defaults = asdict(Settings())
+    return ", ".join(parts + [f"{name}={settings.get(name, defaults.get(name))}" for name in varied])
+
+
+def learning_rate(record: Record) -> float:
+    """Return the rate a record's weights were trained at: a method's own option of that name wins over the setting."""
+    own = record["options"].get("learning_rate")
+    return record["settings"]["learning_rate"] if own is None else own
+
+
+def format_score(mean: float | None, std: float | None) -> str:
+    """Return a score for people: one decimal, the standard deviation where there is one, a dash for none."""
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
+    """Return the leaderboard: one line a method and recipe; for each stream family OP, BWT and, where assessed, p and rank."""
+    families = sorted({row.stream for row in rows}, key=lambda name: (name != "standard", name))
+    lines: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in rows:
+        number = 0
+        while row.stream in lines.get((row.label, row.recipe, number), {}):
+            number += 1
+        lines.setdefault((row.label, row.recipe, number), {})[row.stream] = row
+    assessed = any(row.standing for row in rows)
+    header = ["Method"]
+    for family in families:
+        names = ("OP", "BWT", "p", "rank") if assessed else ("OP", "BWT")
+        header += [f"{STREAM_TITLES.get(family, family)} {name}" for name in names]
+    table: list[list[str | Cell]] = []
+    for (label, recipe, _), cells in lines.items():
+        line: list[str | Cell] = [label]
+        for family in families:
+            line += _cells_of(cells.get(family), assessed)
+        table.append([*line, "+".join(str(cells[f].runs) for f in families if f in cells), recipe])
+    notes = (SIGNIFICANCE_NOTE,) if assessed else ()
+    return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
+
+
+def _cells_of(row: Row | None, assessed: bool) -> list[str | Cell]:
+    if row is None:
+        return ["-"] * (4 if assessed else 2)
+    op, bwt = format_score(row.op, row.op_std), format_score(row.bwt, row.bwt_std)
+    if not assessed:
+        return [op, bwt]
+    standing = row.standing
+    if standing is None:
+        return [op, bwt, "-", "-"]
+    return [
+        Cell(f"{op} {format_interval(standing.op_low, standing.op_high)}", standing.mark),
+        f"{bwt} {format_interval(standing.bwt_low, standing.bwt_high)}".rstrip(),
+        "-" if standing.p_value is None else f"{standing.p_value:.3f}",
+        "-" if standing.rank is None else str(standing.rank),
+    ]
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return an interval for people, empty for none."""
+    return "" if low is None or high is None else f"[{low:.1f}, {high:.1f}]"
+
+
+def row_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows as plain values, for CSV and JSON; the standing's only where one was asked for."""
+    standings = {number: asdict(row.standing) for number, row in enumerate(rows) if row.standing is not None}
+    empty = dict.fromkeys(next(iter(standings.values()), {}))
+    plain = [{name: value for name, value in vars(row).items() if name not in NOT_SHOWN} for row in rows]
+    return [values | standings.get(number, empty) for number, values in enumerate(plain)]
+
+
+def render(rows: Sequence[Row], style: str, width: int = 80) -> str | Table:
+    """Return the rows as a rich table, or as text in the style 'md', 'csv', 'latex' or 'json'."""
+    if style == "csv":
+        return csv_text(row_values(rows), [name for name in Row.__dataclass_fields__ if name not in NOT_SHOWN])
+    return rich_sheet(pivot(rows), width) if style == "table" else sheet_text(pivot(rows), row_values(rows), style)
+
+
+def matrix_table(record: Record) -> Table:
+    """Return a record's score matrix as a rich table: a row after each task, a column a task, by its number.
+
+    Of many tasks the scores are rounded to whole numbers, so that 15 fit into 80 characters.
+    """
+    names = [task["name"] for task in record["tasks"]]
+    digits = 1 if len(names) <= 8 else 0
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("after", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for number, (name, scores) in enumerate(zip(names, record["scores"], strict=True), 1):
+        table.add_row(f"{number} {name}", *("" if value is None else f"{value:.{digits}f}" for value in scores))
+    return table
+
+
+def cost_text(record: Record) -> str:
+    """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
+    costs = record.get("costs")
+    if not costs:
+        return ""
+    sums = {name: sum(cost[name] for cost in costs) for name in ("forward_batches", "backward_batches", "own_seconds")}
+    rows, replayed = (sum(cost[name] for cost in costs) for name in ("rows", "replayed_rows"))
+    kept = max(cost["kept_bytes"] for cost in costs) / 2**20
+    held = [cost["held_bytes"] / 2**20 for cost in costs if cost["held_bytes"] is not None]
+    seconds = sum(record["timings"]["learn_seconds"])
+    return (
+        f"{sums['forward_batches']:,} forward and {sums['backward_batches']:,} backward batches, {replayed:,} of {rows:,} rows "
+        f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
+        f"{sums['own_seconds']:.1f} s ({100 * sums['own_seconds'] / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+    )
+
+
+def find_record(name: str, folder: Path) -> Path:
+    """Return the path of a record given by its path, or by its name in the folder."""
+    direct = Path(name)
+    return direct if direct.suffix == ".json" and direct.exists() else folder / f"{name.removesuffix('.json')}.json"

@@ -1,0 +1,210 @@
+"""The one-file report of a results folder: tables, pictures, recipes, audit verdicts and environment as one HTML page.
+
+The page loads nothing: pictures are data within it, styles too, and its content policy forbids the rest. Every text from a record
+is escaped by the template (`report.html`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from clbench import __version__
+from clbench.errors import ClbenchError
+from clbench.records.files import RunFiles, read_records
+from clbench.reports.comparison import compare_rows, compare_sheet
+from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
+from clbench.reports.plots.kinds import KINDS, draw, has_matplotlib, picture
+from clbench.reports.plots.series import Series
+from clbench.reports.published import Published
+from clbench.reports.suites import DRAWS_MAPS
+from clbench.reports.tables import Cell, Sheet
+from clbench.settings import NOT_RECIPE
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page: its caption, and the SVG as a data URI."""
+
+    caption: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """The runs of one stream family under one recipe: what may be compared."""
+
+    title: str
+    rows: Sequence[Row]
+
+
+def make_report(folder: Path, ledger: Sequence[Published], source: str = "rkif", stream: str | None = None) -> str:
+    """Return the report of a results folder as HTML.
+
+    Args:
+        source: whose published numbers ours are set beside.
+        stream: a stream or a family to keep.
+
+    Raises:
+        ClbenchError: no such folder, no records, or malformed ones.
+    """
+    rows = make_rows(read_records(folder), stream)
+    if not rows:
+        raise ClbenchError(f"there are no records{f' of stream {stream!r}' if stream else ''} in '{folder}'")
+    boards = boards_of(rows)
+    records = [record for row in rows for record in row.records]
+    compared = compare_sheet(compare_rows(rows, ledger, source))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["cell"] = lambda cell: Cell(cell) if isinstance(cell, str) else cell
+    template = environment.from_string(files("clbench.reports").joinpath("report.html").read_text("utf-8"))
+    return template.render(
+        folder=folder.resolve().name,
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        records=records,
+        leaderboard=leaderboard_sheet(rows, folder),
+        compared=compared,
+        boards=[(board.title, list(pictures_of(board, folder)), recipe_sheet(board)) for board in boards],
+        no_pictures="" if has_matplotlib() else "No pictures: matplotlib is not installed (pip install matplotlib).",
+        audits=audit_verdicts(records),
+        environment=environment_sheet(records),
+        runs=runs_sheet(records),
+    )
+
+
+def boards_of(rows: Sequence[Row]) -> list[Board]:
+    """Return the rows by what they may be compared with."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.board].append(row)
+    return [
+        Board(f"{STREAM_TITLES.get(group[0].stream, group[0].stream)}: {group[0].recipe}", group)
+        for group in found.values()
+    ]
+
+
+def leaderboard_sheet(rows: Sequence[Row], folder: Path) -> Sheet:
+    """Return the leaderboard with intervals, p-values and ranks; without, where answers are missing."""
+    from clbench.reports.significance import assess
+
+    try:
+        return pivot(assess(rows, folder))
+    except ClbenchError as error:
+        plain = pivot(rows)
+        return Sheet(plain.title, plain.header, plain.lines, plain.left, [f"Without significance: {error}"])
+
+
+def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
+    """Yield the pictures of a board: of its scores and times, of each stream's order, and of what maps were logged."""
+    if not has_matplotlib():
+        return
+    every = [Series(row.label, row.records) for row in board.rows]
+    for kind in ("overall", "bars", "time"):
+        yield make_picture(kind, every)
+    fused = [one for one in every if all("fusions" in task for record in one.records for task in record["learned"])]
+    if len(fused) > 1:
+        yield make_picture("fusions", fused)
+    for name in dict.fromkeys(record["stream"]["name"] for one in every for record in one.records):
+        of_stream = [
+            Series(one.label, kept)
+            for one in every
+            if (kept := [record for record in one.records if record["stream"]["name"] == name])
+        ]
+        if len(of_stream[0].records[0]["tasks"]) > 1:
+            yield make_picture("curves", of_stream, name)
+            yield make_picture("matrix", of_stream, name)
+        yield from pictures_of_maps(of_stream, name, folder)
+
+
+def pictures_of_maps(series: Sequence[Series], stream: str, folder: Path) -> Iterator[Picture]:
+    """Yield the pictures of the maps that a stream's runs logged, method by method."""
+    for one in series:
+        maps = [path for record in one.records if (path := RunFiles(folder, record["name"]).maps).exists()]
+        if maps and len(one.records[0]["tasks"]) > 1:
+            for kind in DRAWS_MAPS:
+                yield make_picture(kind, [Series(one.label, one.records, "", maps)], f"{one.label}, {stream}")
+
+
+def make_picture(kind: str, series: Sequence[Series], of: str = "") -> Picture:
+    """Draw a picture for the page."""
+    content = base64.b64encode(picture(draw(kind, series), "svg")).decode("ascii")
+    about = KINDS[kind]
+    return Picture(f"{about[0].upper()}{about[1:]}" + (f": {of}" if of else ""), f"data:image/svg+xml;base64,{content}")
+
+
+def recipe_sheet(board: Board) -> Sheet:
+    """Return the settings that the runs of a board share, and below them the options of each method."""
+    first = board.rows[0].records[0]["settings"]
+    lines = [[name, shown(value)] for name, value in first.items() if name not in NOT_RECIPE]
+    for row in board.rows:
+        options = row.records[0]["options"]
+        if options:
+            lines.append([f"options of {row.label}", options_text(options)])
+    return Sheet("Recipe", ["Setting", "Value"], lines, left=(0, 1))
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as text."""
+    return "-" if value is None else str(value)
+
+
+def audit_verdicts(records: Sequence[Record]) -> list[tuple[str, str, list[str]]]:
+    """Return each verdict on the data once: of which streams and data, in short, and its findings."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        verdict = record.get("audit")
+        findings = ("none kept in the record",) if verdict is None else tuple(verdict["findings"])
+        where = f"{record['stream']['name']} from {record['settings']['data']}"
+        if where not in found.setdefault(findings, []):
+            found[findings].append(where)
+    return [
+        (
+            "; ".join(places),
+            f"{sum(text.startswith('error') for text in findings)} errors, "
+            f"{sum(text.startswith('warning') for text in findings)} warnings",
+            list(findings),
+        )
+        for findings, places in found.items()
+    ]
+
+
+def environment_sheet(records: Sequence[Record]) -> Sheet:
+    """Return where the runs were made: each combination of device, versions and commit, with the number of its runs."""
+    counted: dict[tuple[str, ...], int] = defaultdict(int)
+    names = list(dict.fromkeys(name for record in records for name in record.get("versions", {})))
+    for record in records:
+        versions = record.get("versions", {})
+        where = (record.get("device"), record.get("precision"), record.get("git_commit"))
+        counted[tuple(shown(value) for value in (*where, *(versions.get(name) for name in names)))] += 1
+    lines = [[str(count), *values] for values, count in counted.items()]
+    header = ["Runs", "Device", "Precision", "Commit", *names]
+    return Sheet("Environment", header, lines, left=range(1, len(header)))
+
+
+def runs_sheet(records: Sequence[Record]) -> Sheet:
+    """Return one line a run."""
+    lines = [
+        [
+            record["name"],
+            record["method"],
+            record["stream"]["name"],
+            str(record["settings"]["seed"]),
+            format_score(record["metrics"]["op"], None),
+            format_score(record["metrics"]["bwt"], None),
+            f"{sum(record['timings']['learn_seconds']):.0f}",
+            shown(record.get("finished")),
+        ]
+        for record in records
+    ]
+    header = ["Record", "Method", "Stream", "Seed", "OP", "BWT", "Learning, s", "Finished"]
+    return Sheet("Runs", header, lines, left=(0, 1, 2, 7))

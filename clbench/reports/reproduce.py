@@ -1,0 +1,354 @@
+"""The runs behind a published table or figure: which of them are missing, what they cost, and the table with our numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.data.catalogue import known_streams
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Stream
+from clbench.errors import ClbenchError
+from clbench.records.files import RunFiles, read_record, slug
+from clbench.records.metrics import cells_to_evaluate
+from clbench.records.summary import measure_of
+from clbench.reports.comparison import differences
+from clbench.reports.leaderboard import format_score, make_rows, options_text, recipe_text
+from clbench.reports.plots.series import Series
+from clbench.reports.published import Published
+from clbench.reports.suites import DRAWS_MAPS, MEASURES, Column, Line, Scale, Suite
+from clbench.reports.tables import Sheet
+from clbench.settings import Settings, resolve_settings
+from clbench.spec import Plan
+from clbench.units import duration
+
+if TYPE_CHECKING:
+    from clbench.discovery import Plugins
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedRun(Plan):
+    """One run of a suite: what is run, the files it leaves, and what it is estimated to take.
+
+    `seconds` is none where no record of this backbone tells; with `log_maps` the run must have its maps beside the record.
+    """
+
+    files: RunFiles
+    seconds: float | None = None
+    log_maps: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that is wanted of the run is there."""
+        return self.files.record.exists() and (self.files.maps.exists() or not self.log_maps)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a checkpoint is there to go on from."""
+        return self.files.checkpoint.exists()
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of the table: its runs, or why there are none."""
+
+    row: Line
+    column: Column
+    runs: Sequence[PlannedRun] = ()
+    why_not: str = ""
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the runs that are done."""
+        return [read_record(run.files.record) for run in self.runs if run.is_done]
+
+
+def plan_suite(
+    suite: Suite,
+    scale: Scale,
+    plugins: Plugins,
+    results: Path,
+    given: Mapping[str, Any],
+    seeds: Sequence[int] = (),
+    known: Sequence[Record] = (),
+) -> list[PlannedCell]:
+    """Return the cells of a suite with their runs; methods, options and streams that are not to be had are a reason, no error.
+
+    Args:
+        given: settings of the user, which win over the suite's.
+        seeds: the seeds to run; none: as many as the scale says.
+        known: records from whose times the cost is estimated.
+
+    Raises:
+        ClbenchError: the scale's data were not named, or a given setting is none.
+    """
+    if "data" not in {**scale.settings, **given}:
+        raise ClbenchError(f"--scale {scale.name} needs --data FOLDER")
+    resolve_settings(given)  # what the user gives must be right; what a suite asks for may not fit
+    estimate = cost_estimator(known)
+    open_tasks = _task_opener()
+    cells = []
+    for row, column in product(suite.rows, suite.columns):
+        if scale.name not in column.scales:
+            cells.append(PlannedCell(row, column, why_not=f"not at --scale {scale.name}"))
+            continue
+        try:
+            runs = _plan_cell(
+                row, column, scale, plugins, results, given, seeds or range(1, scale.seeds + 1), estimate, open_tasks
+            )
+            log_maps = suite.draw in DRAWS_MAPS
+            cells.append(PlannedCell(row, column, [replace(run, log_maps=log_maps) for run in runs]))
+        except ClbenchError as error:
+            why = "not available" if row.method not in plugins.methods else str(error)
+            cells.append(PlannedCell(row, column, why_not=why))
+    return cells
+
+
+def _plan_cell(
+    row: Line,
+    column: Column,
+    scale: Scale,
+    plugins: Plugins,
+    results: Path,
+    given: Mapping[str, Any],
+    seeds: Sequence[int],
+    estimate: Callable[[str, Settings, Sequence[Any]], float | None],
+    open_tasks: Callable[[Settings, Stream], Any],
+) -> list[PlannedRun]:
+    from clbench.running.run import run_files
+
+    method = plugins.method(row.method)
+    asked = {name: str(value) for name, value in options_of(row, column, scale).items()}
+    options = method.resolve_options(asked)
+    method.build(options)
+    runs = []
+    for stream, seed in product(_streams(column.stream, scale), seeds):
+        chosen = {**scale.settings, **column.settings, **row.settings, **given}
+        settings = resolve_settings({**chosen, "stream": stream.name, "seed": seed})
+        tasks = open_tasks(settings, stream)
+        place = run_files(results, settings, method, options, tasks)
+        runs.append(PlannedRun(method, options, stream, settings, place, estimate(method.name, settings, tasks)))
+    return runs
+
+
+def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
+    """Return what a cell sets of its method's options: the scale, the column, the row, the last one wins."""
+    return {**scale.options.get(row.method, {}), **column.options, **row.options}
+
+
+def _streams(name: str, scale: Scale) -> list[Stream]:
+    family = [stream for stream in known_streams().values() if stream.family == name]
+    if not family:
+        return [find_stream(name)]
+    if not scale.orders.get(name):
+        raise ClbenchError(f"no {name} data at --scale {scale.name}")
+    return family[: scale.orders[name]]
+
+
+def _task_opener() -> Callable[[Settings, Stream], Any]:
+    from clbench.data.sources import Selection, make_tasks, open_source
+
+    read_once = cache(open_source)
+
+    @cache
+    def open_tasks(data: str, layout: str, stream: Stream, selection: Selection, superni_metric: str) -> Any:
+        return make_tasks(read_once(data, layout, stream if stream.read else None), stream, selection, superni_metric)
+
+    return lambda settings, stream: open_tasks(
+        settings.data, settings.layout, stream, Selection.of(settings), settings.superni_metric
+    )
+
+
+def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequence[Any]], float | None]:
+    """Return a function that estimates a run's seconds from the medians of recorded times on the same backbone.
+
+    It takes method, settings and tasks, and returns none where there is no record of that backbone.
+    """
+    learning: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+    asking: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        backbone, times = slug(record["settings"]["backbone"]), record.get("timings")
+        trained = sum(task.get("train", 0) for task in record["tasks"]) * record["settings"]["epochs"]
+        asked = sum(
+            task.get("test", 0) * sum(row[j] is not None for row in record["scores"])
+            for j, task in enumerate(record["tasks"])
+        )
+        if times and trained and asked:
+            for name in (record["method"], None):
+                learning[backbone, name].append(sum(times["learn_seconds"]) / trained)
+            asking[backbone].append(sum(map(sum, times["evaluate_seconds"])) / asked)
+
+    def estimate(method: str, settings: Settings, tasks: Sequence[Any]) -> float | None:
+        backbone = slug(settings.backbone)
+        rates = learning.get((backbone, method)) or learning.get((backbone, None))
+        if not rates:
+            return None
+        rows = sum(len(task.train) for task in tasks) * settings.epochs
+        cells = [j for i in range(len(tasks)) for j in cells_to_evaluate(settings.matrix, i, len(tasks))]
+        questions = sum(len(tasks[j].test) for j in cells)
+        return rows * statistics.median(rates) + questions * statistics.median(asking[backbone])
+
+    return estimate
+
+
+def missing_runs(cells: Sequence[PlannedCell]) -> list[PlannedRun]:
+    """Return the runs that are not done, each once, in the order of the table but one backbone after another."""
+    found = {run.files.record: run for cell in cells for run in cell.runs if not run.is_done}
+    backbones = list(dict.fromkeys(run.settings.backbone_arguments for run in found.values()))
+    return sorted(found.values(), key=lambda run: backbones.index(run.settings.backbone_arguments))
+
+
+def duration_text(seconds: Sequence[float | None]) -> str:
+    """Return the sum of estimates for people."""
+    if None in seconds:
+        return "an unknown time (no record of this backbone tells)"
+    return f"about {duration(sum(value for value in seconds if value is not None))}"
+
+
+def plan_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell]) -> tuple[Sheet, list[dict[str, Any]]]:
+    """Return what a suite would do: one line a cell, with its runs, how many are done, and the estimate; also as values."""
+    values: list[dict[str, Any]] = []
+    for cell in cells:
+        todo = [run for run in cell.runs if not run.is_done]
+        values.append(
+            {
+                "row": cell.row.label,
+                "method": cell.row.method,
+                "column": cell.column.label or cell.column.key,
+                "options": options_text(options_of(cell.row, cell.column, scale)),
+                "streams": ", ".join(dict.fromkeys(run.stream.name for run in cell.runs)),
+                "seeds": ", ".join(dict.fromkeys(str(run.settings.seed) for run in cell.runs)),
+                "runs": len(cell.runs),
+                "done": len(cell.runs) - len(todo),
+                "begun": sum(run.is_begun for run in todo),
+                "seconds": None if any(run.seconds is None for run in todo) else sum(run.seconds or 0 for run in todo),
+                "why_not": cell.why_not,
+            }
+        )
+    lines = []
+    for one in values:
+        state = one["why_not"] or f"{one['done']} of {one['runs']} done" + (
+            f", {one['begun']} begun" if one["begun"] else ""
+        )
+        cost = "-" if one["why_not"] else duration_text([one["seconds"]]).split(" (")[0]
+        lines.append(
+            [one["row"], one["method"], one["column"], one["options"], one["streams"], one["seeds"], state, cost]
+        )
+    header = ["Row", "Method", "Column", "Options", "Streams", "Seeds", "State", "Missing takes"]
+    return Sheet(suite.title, header, lines, left=range(8)), values
+
+
+def suite_values(suite: Suite, cells: Sequence[PlannedCell], ledger: Sequence[Published]) -> list[dict[str, Any]]:
+    """Return the table as values: one mapping a row, column and measure, ours (mean and std) and the published number."""
+    values = []
+    for cell in cells:
+        entry, records = published_cell(suite, cell, ledger), cell.records
+        for name in cell.column.measures:
+            known = [value for record in records if (value := measure_of(record, name)) is not None]
+            whole = len(known) == len(records) and known
+            theirs = None if entry is None else vars(entry)[name]
+            values.append(
+                {
+                    "row": cell.row.label,
+                    "method": cell.row.method,
+                    "column": cell.column.label or cell.column.key,
+                    "measure": name,
+                    "ours": statistics.fmean(known) if whole else None,
+                    "std": statistics.stdev(known) if whole and len(known) > 1 else None,
+                    "published": theirs,
+                    "runs": len(records),
+                    "wanted": len(cell.runs),
+                    "why_not": cell.why_not,
+                }
+            )
+    return values
+
+
+def suite_series(cells: Sequence[PlannedCell]) -> list[Series]:
+    """Return what is done of a suite, as a picture shows it.
+
+    Raises:
+        ClbenchError: nothing is.
+    """
+    found = [
+        Series(
+            cell.row.label,
+            cell.records,
+            cell.column.label or cell.column.key,
+            [run.files.maps for run in cell.runs if run.is_done],
+        )
+        for cell in cells
+        if any(run.is_done for run in cell.runs)
+    ]
+    if not found:
+        raise ClbenchError("none of its runs is done")
+    return found
+
+
+def published_cell(suite: Suite, cell: PlannedCell, ledger: Sequence[Published]) -> Published | None:
+    """Return the ledger's row of a cell, none where the paper's text has no number."""
+    for entry in ledger:
+        key = (entry.source.name, entry.table, entry.label, entry.column)
+        if key == (suite.source, suite.table, cell.row.label, cell.column.key):
+            return entry
+    return None
+
+
+def suite_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell], ledger: Sequence[Published]) -> Sheet:
+    """Return the paper's table in the paper's shape: in each cell our number, in parentheses the published one."""
+    values = suite_values(suite, cells, ledger)
+    kinds = [(column.label, name) for column in suite.columns for name in column.measures]
+    header = ["Method", *(f"{label} {MEASURES[name]}".strip() for label, name in kinds)]
+    of_row: dict[str, list[str]] = defaultdict(list)
+    for one in values:
+        theirs = "" if one["published"] is None else f" ({one['published']:.1f})"
+        digits = (
+            _minutes(one["ours"], one["std"])
+            if one["measure"] == "minutes_per_epoch"
+            else format_score(one["ours"], one["std"])
+        )
+        of_row[one["row"]].append(digits + theirs)
+    lines = [[label, *texts] for label, texts in of_row.items()]
+    theirs = f"In parentheses: {suite.table} of the paper ({suite.source}). " if suite.table else ""
+    notes = [f"{theirs}Ours: --scale {scale.name}, {scale.about}."]
+    return Sheet(suite.title, header, lines, left=(0,), notes=notes + suite_notes(suite, cells, ledger))
+
+
+def _minutes(mean: float | None, std: float | None) -> str:
+    return "-" if mean is None else f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+
+
+def suite_notes(suite: Suite, cells: Sequence[PlannedCell], ledger: Sequence[Published]) -> list[str]:
+    """Return what a reader must know: what differs in protocol, what is missing, what cannot be had."""
+    differing: dict[str, list[str]] = {}
+    recipes = set()
+    for cell in cells:
+        entry, rows = published_cell(suite, cell, ledger), make_rows(cell.records)
+        recipes |= {recipe_text(record) for record in cell.records}
+        if entry is not None and len(rows) == 1:
+            differing[f"{cell.row.label}, {cell.column.label}".removesuffix(", ")] = differences(rows[0], entry)
+    shared = [text for text in next(iter(differing.values()), []) if all(text in texts for texts in differing.values())]
+    notes = [f"Ours: {'; '.join(sorted(recipes))}."] if recipes else []
+    if shared:
+        notes.append(f"What differs in every row: {'; '.join(shared)}.")
+    for label, texts in differing.items():
+        own = [text for text in texts if text not in shared]
+        if own:
+            notes.append(f"{label}: {'; '.join(own)}.")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        if cell.why_not and cell.row.method not in reasons[cell.why_not]:
+            reasons[cell.why_not].append(cell.row.method)
+    notes += [f"{why[:1].upper()}{why[1:]}: {', '.join(names)}." for why, names in reasons.items()]
+    missing = missing_runs(cells)
+    if missing:
+        notes.append(f"Missing: {len(missing)} runs, {duration_text([run.seconds for run in missing])}.")
+    return notes

@@ -1,0 +1,50 @@
+"""The standing of the leaderboard's rows: which differences are more than chance, from the stored answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clbench.records.answers import read_answers, row_scores
+from clbench.records.bootstrap import Numbers, ScoredRun, Standing, compare_methods
+from clbench.records.files import RunFiles
+from clbench.reports.leaderboard import Row
+
+UPPER_BOUNDS = ("mtl",)  # shown with intervals, left out of the ranking
+
+
+def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
+    """Return the rows with their standing among the rows that share stream, recipe and test rows.
+
+    Raises:
+        ClbenchError: the answers of a record are missing or not its own.
+    """
+    boards: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row.op is not None:
+            boards[row.board].append(number)
+    standings: dict[int, Standing] = {}
+    for numbers in boards.values():
+        methods = [[scored_run(record, folder) for record in rows[number].records] for number in numbers]
+        ranked = [rows[number].method not in UPPER_BOUNDS for number in numbers]
+        standings |= dict(zip(numbers, compare_methods(methods, ranked), strict=True))
+    return [replace(row, standing=standings.get(number)) for number, row in enumerate(rows)]
+
+
+def scored_run(record: Mapping[str, Any], folder: Path) -> ScoredRun:
+    """Return a record's score of every row, from its answers in the same folder."""
+    cells = read_answers(record, RunFiles(folder, record["name"]).answers)
+    tasks = record["tasks"]
+    end = len(tasks) - 1
+
+    def scores(i: int, j: int) -> Numbers:
+        return np.array(row_scores(cells[i, j], tasks[j]["metric"]))
+
+    last = {task["name"]: scores(end, j) for j, task in enumerate(tasks)}
+    learned = {task["name"]: scores(j, j) for j, task in enumerate(tasks[:end]) if (j, j) in cells}
+    return ScoredRun((record["stream"]["name"], record["settings"]["seed"]), last, learned)

@@ -1,0 +1,96 @@
+"""A method's state and a run's progress as one safetensors file: tensors as tensors, the rest as JSON in its header."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clbench.atomic import write_atomically
+from clbench.data.tasks import Example
+from clbench.errors import ClbenchError
+from clbench.learning.replay_memory import Memory
+
+KIND = "$kind"
+
+
+def state_of(method: object) -> dict[str, Any]:
+    """Return a method's state: its dataclass fields with `init=False`; empty for anything but a dataclass."""
+    if not is_dataclass(method):
+        return {}
+    return {field.name: getattr(method, field.name) for field in fields(method) if not field.init}
+
+
+def restore_state(method: object, state: Mapping[str, Any]) -> None:
+    """Set a method's state fields."""
+    for name, value in state.items():
+        setattr(method, name, value)
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write nested dicts, lists, numbers, texts, tensors, `Example`s and `Memory`s to one file, atomically.
+
+    Raises:
+        TypeError: a value of another kind; the message names its place.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_pack(content, "state", tensors))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"content": text}))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, the tensors onto the device.
+
+    Raises:
+        ClbenchError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            content = json.loads(file.metadata()["content"])
+            return _unpack(content, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ClbenchError(f"{path}: damaged checkpoint ({error}); remove it or use --force to start anew") from None
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        tensors[place] = value.detach().clone().contiguous()
+        return {KIND: "tensor", "name": place}
+    if isinstance(value, Example):
+        return {KIND: "example", **asdict(value)}
+    if isinstance(value, Memory):
+        return {KIND: "memory", "of_task": _pack(value.of_task, place, tensors)}
+    if isinstance(value, (list, tuple)):
+        items = [_pack(item, f"{place}.{number}", tensors) for number, item in enumerate(value)]
+        return {KIND: "tuple", "items": items} if isinstance(value, tuple) else items
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _pack(item, f"{place}.{key}", tensors) for key, item in value.items()}
+    raise TypeError(f"{place}: a {type(value).__name__} cannot be checkpointed; use tensors, Memory, or plain values")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    content = {key: _unpack(item, tensors) for key, item in value.items() if key != KIND}
+    match value.get(KIND):
+        case None:
+            return content
+        case "tensor":
+            return tensors[content["name"]]
+        case "example":
+            return Example(**{**content, "references": tuple(content.get("references", ()))})
+        case "memory":
+            return Memory(**content)
+        case "tuple":
+            return tuple(content["items"])
+        case kind:
+            raise ValueError(f"unknown kind '{kind}'")

@@ -1,0 +1,181 @@
+"""The protocol: learn one task after another, evaluate the cells asked for, resume after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pluggy
+import torch
+
+from clbench.answering.agreement import count_disagreement
+from clbench.data.answer_scores import METRICS, Metric, score_answers
+from clbench.data.tasks import Task
+from clbench.errors import ClbenchError, one_line
+from clbench.hookspecs import hookimpl
+from clbench.learning.learner import Learner
+from clbench.records.files import RunFiles
+from clbench.records.metrics import cells_to_evaluate
+from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.settings import Settings
+
+
+@dataclass(eq=False)
+class Progress:
+    """What a run has reached; checkpointed after each task.
+
+    `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
+    watchers keep, by their names.
+    """
+
+    scores: list[list[float | None]]
+    done: int = 0
+    answers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    learned: list[dict[str, float]] = field(default_factory=list)
+    costs: list[dict[str, float | None]] = field(default_factory=list)
+    learn_seconds: list[float] = field(default_factory=list)
+    evaluate_seconds: list[list[float]] = field(default_factory=list)
+    verified: list[dict[str, Any]] = field(default_factory=list)
+    started: str = ""
+    logs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Run:
+    """One run as a `run_stream` hook sees it: tasks to learn, cells to fill."""
+
+    settings: Settings
+    tasks: Sequence[Task]
+    learner: Learner
+    hook: pluggy.HookRelay
+    method: object
+    method_name: str
+    files: RunFiles
+    progress: Progress
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    def learn(self, task: Task, index: int) -> None:
+        """Let the method learn a task as the stream's task `index`; keep its time and what it reports.
+
+        Raises:
+            ClbenchError: the method fails, reports nothing, or leaves weights that are not finite.
+        """
+        self.learner.begin_task(index, task)
+        begin = time.perf_counter()
+        try:
+            report = self.hook.learn_task(learner=self.learner, task=task)
+            if report is None:
+                raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
+            learned = {str(name): float(value) for name, value in report.items()}
+        except ClbenchError:
+            raise
+        except Exception as error:  # a method may raise anything
+            raise ClbenchError(
+                f"method '{self.method_name}' failed on task '{task.name}': {one_line(error)}"
+            ) from error
+        if not torch.isfinite(self.learner.weights.data).all():
+            raise ClbenchError(
+                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
+            )
+        seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
+        self.progress.learn_seconds.append(round(seconds, 3))
+        self.progress.learned.append(learned)
+
+    def evaluate(self, index: int, which: Sequence[int]) -> None:
+        """Ask the questions of the tasks `which` and fill row `index` of the scores.
+
+        Raises:
+            ClbenchError: the method fails or does not give one answer a question.
+        """
+        seconds = []
+        for j in which:
+            task = self.tasks[j]
+            begin = time.perf_counter()
+            answers = self.ask(task)
+            accepted = [example.accepted for example in task.test]
+            self.progress.scores[index][j] = score_answers(task.metric, answers, accepted, self.metrics)
+            self.progress.answers.setdefault(str(index), {})[str(j)] = answers
+            seconds.append(round(time.perf_counter() - begin, 3))
+        self.progress.evaluate_seconds.append(seconds)
+        for j in which if self.settings.verify_answers else ():
+            task = self.tasks[j]
+            metric, rows = self.metrics[task.metric], self.settings.verify_answers
+            counts = count_disagreement(self.learner, task, rows, metric, self.ask)
+            if counts is not None:
+                self.progress.verified.append({"after": index, "task": task.name, **counts})
+
+    def ask(self, task: Task) -> list[str]:
+        """Return the method's answers to a task's test questions.
+
+        Raises:
+            ClbenchError: the method fails or does not give one answer a question.
+        """
+        try:
+            answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
+        except ClbenchError:
+            raise
+        except Exception as error:  # a method may raise anything
+            raise ClbenchError(
+                f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
+            ) from error
+        if len(answers) != len(task.test):
+            raise ClbenchError(
+                f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
+                f"of task '{task.name}'"
+            )
+        return answers
+
+    def finish_task(self, index: int) -> None:
+        """Write the checkpoint from which the same command goes on with the next task.
+
+        Raises:
+            ClbenchError: the method's state holds something that cannot be stored.
+        """
+        self.progress.done = index + 1
+        content = {
+            "progress": asdict(self.progress),
+            "weights": self.learner.weights.data,
+            "method": state_of(self.method),
+        }
+        try:
+            save_checkpoint(self.files.checkpoint, content)
+        except TypeError as error:
+            raise ClbenchError(f"method '{self.method_name}': {error}") from error
+
+    def begin(self) -> None:
+        """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
+        if not self.files.checkpoint.exists():
+            self.hook.attach(learner=self.learner)
+            return
+        content = load_checkpoint(self.files.checkpoint, self.learner.device)
+        self.progress = Progress(**content["progress"])
+        restore_state(self.method, content["method"])
+        self.hook.attach(learner=self.learner)
+        self.learner.weights.assign(content["weights"])
+
+
+class DefaultProtocol:
+    """The core's own implementations of the hooks; a method's come first."""
+
+    @hookimpl(trylast=True)
+    def run_stream(self, run: Run) -> bool:
+        """Learn the tasks in order; after each, evaluate the cells that the run's `matrix` setting asks for."""
+        for index in range(run.progress.done, len(run.tasks)):
+            run.learn(run.tasks[index], index)
+            run.evaluate(index, cells_to_evaluate(run.settings.matrix, index, len(run.tasks)))
+            run.finish_task(index)
+        return True
+
+    @hookimpl(trylast=True)
+    def attach(self, learner: Learner) -> bool:
+        """Attach one LoRA adapter."""
+        learner.add_lora()
+        return True
+
+    @hookimpl(trylast=True)
+    def evaluate(self, learner: Learner, task: Task) -> list[str]:
+        """Answer with the learner as it is."""
+        return learner.answer(task.test, labels=task.labels)

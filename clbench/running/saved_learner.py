@@ -1,0 +1,59 @@
+"""Load a learner that `clbench run --save-adapter` wrote, of any method, ready to answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from clbench.discovery import find_plugins, run_manager
+from clbench.errors import ClbenchError, one_line
+from clbench.learning.learner import Learner
+from clbench.model.backbone import load_backbone_of
+from clbench.running.protocol import DefaultProtocol
+from clbench.running.run import LEARNER_FILE
+from clbench.settings import Settings
+
+
+def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **changes: Any) -> Learner:
+    """Return the learner of a saved run, on a backbone loaded anew; `learner.answer(examples)` asks it.
+
+    Args:
+        folder: `results/NAME.adapter`.
+        plugins: the plugin files that offer the method, where it is none of clbench's or of an installed package.
+        changes: settings that are otherwise here, such as `backbone="/where/it/is"`, `device="cpu"`.
+
+    Raises:
+        ClbenchError: the folder is none of a saved run, or method, backbone or a setting is not to be had.
+    """
+    folder = Path(folder)
+    saved = _read(folder)
+    settings = Settings(**{**saved["settings"], **changes})
+    found = find_plugins(plugins)
+    method = found.method(saved["method"])
+    instance = method.build(saved["options"])
+    backbone = load_backbone_of(settings)
+    manager = run_manager(found, instance, method.name, [DefaultProtocol()])
+    learner = Learner(backbone, settings, manager.hook, saved["stream_length"])
+    manager.hook.attach(learner=learner)
+    try:
+        learner.load(folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ClbenchError(f"{folder}: does not fit method '{method.name}': {one_line(error)}") from error
+    return learner
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads((folder / LEARNER_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ClbenchError(f"'{folder}' is no folder of a saved run: no {LEARNER_FILE} in it") from None
+    except (ValueError, OSError) as error:
+        raise ClbenchError(f"{folder / LEARNER_FILE}: cannot be read as JSON: {error}") from None
+    known = {field.name for field in fields(Settings)}
+    strange = sorted(saved["settings"].keys() - known)
+    if strange:
+        raise ClbenchError(f"{folder / LEARNER_FILE}: setting '{strange[0]}' is of another version of clbench")
+    return dict(saved)

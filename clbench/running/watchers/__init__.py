@@ -1,0 +1,1 @@
+"""Plugins that look on while a run is made."""

@@ -1,0 +1,77 @@
+"""`clbench check-method`: every method that discovery finds passes, and broken ones fail with the right reason."""
+
+import pytest
+
+from clbench.checking.battery import check_method
+from clbench.discovery import find_plugins
+from tests.conftest import EXAMPLE_PLUGINS
+
+PLUGINS = find_plugins([EXAMPLE_PLUGINS / "l2.py"])
+BROKEN = find_plugins(sorted(EXAMPLE_PLUGINS.glob("*.py")))
+FORMS = [
+    ("rkif", {"outer_importance": "static"}),
+    ("rkif", {"variant": "release", "scope": "tensor"}),
+    ("vrmcl", {"carry": "true"}),
+    ("tasl", {"variant": "taslora"}),
+    ("ewc", {"form": "offline"}),
+    ("migu", {"base": "lorareplay"}),
+    ("olora", {"ortho_norm": "l2sq", "lambda2": "0.1"}),
+    ("sapt", {"pseudo": "generator", "generator_steps": "18"}),
+    ("moelora", {"top_k": "1", "load_balance": "0.01"}),
+]
+
+
+def faults_of(plugins, name, given, backbone):
+    method = plugins.method(name)
+    findings = check_method(plugins, method, method.resolve_options(given), backbone)
+    return {finding.check: finding.fault for finding in findings if finding.fault}, findings
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [*((name, {}) for name in PLUGINS.methods), *FORMS],
+    ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "default",
+)
+def test_every_method_passes(backbone, name, given):
+    faults, findings = faults_of(PLUGINS, name, given, backbone)
+    assert not faults
+    assert len(findings) == 9
+    notes = [finding.note for finding in findings if finding.note]
+    assert notes == (["learns in one phase: nothing to resume"] if name == "mtl" else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "reason"),
+    [
+        ("saves_nothing", "saved adapter", "the saved adapter is empty: 0 tensors"),
+        ("rate_zero", "every optimizer", "task 2: 1 of 2 optimizers never step above learning rate 0"),
+        ("reads_old_data", "reads no rows", "reads 72 rows of task 'sst-2' while it learns task 2, may keep 0"),
+        ("reads_test_rows", "reads no rows", "reads 8 test rows while it learns task 1"),
+        ("asks_for_the_task", "answers need no task id", "16 of 16 answers change when the tasks' names are hidden"),
+        ("forgets_state", "stopped and resumed", "a run stopped in task 2 and resumed has other weights"),
+    ],
+)
+def test_a_broken_method_fails_with_the_reason(backbone, name, check, reason):
+    faults, _ = faults_of(BROKEN, name, {}, backbone)
+    (fault,) = [fault for title, fault in faults.items() if title.startswith(check)]
+    assert fault.startswith(reason)
+    if name != "reads_old_data":  # which is also lost when resumed
+        assert len(faults) == 1
+
+
+def test_a_method_that_fails_says_why(backbone):
+    faults, findings = faults_of(PLUGINS, "l2", {"strength": "nan"}, backbone)
+    assert len(findings) == 1
+    assert "diverged on task 'sst-2'" in next(iter(faults.values()))
+
+
+def test_the_command_prints_a_table_and_sets_the_exit_code(clbench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    passed = clbench("check-method", "l2", "--plugin", EXAMPLE_PLUGINS / "l2.py", "--set", "strength=0.1")
+    assert passed.exit_code == 0, passed.output
+    assert passed.output.count("✓") == 9
+    failed = clbench("check-method", "rate_zero", "--plugin", EXAMPLE_PLUGINS / "rate_zero.py")
+    assert failed.exit_code == 1
+    assert failed.output.count("✓") == 8
+    assert "never step above" in failed.output
+    assert clbench("check-method", "nobody").exit_code == 2

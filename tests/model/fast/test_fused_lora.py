@@ -1,0 +1,161 @@
+"""LoRA layers in fewer operations: the numbers are those of the definition and of PEFT's own arithmetic."""
+
+import gc
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import Linear
+from torch import nn
+
+from clbench.model.fast.fused_lora import ADAPTER, LowRankSum, Together
+
+X = torch.tensor([[[2.0, 1.0, 4.0]]])
+
+
+def small_model(dropout: float = 0.0, dtype: torch.dtype = torch.float32, fused: bool = True, bias: bool = False):
+    """A PEFT model around two linear layers of 3 inputs and 2 outputs that read the same; rank 1, scaling 4."""
+    torch.manual_seed(0)
+    base = nn.ModuleList([nn.Linear(3, 2, bias=bias) for _ in range(2)]).to(dtype)
+    model = get_peft_model(base, LoraConfig(r=1, lora_alpha=4, lora_dropout=dropout, target_modules=["0", "1"]))
+    layers = list(model.base_model.model)
+    layers[0].base_layer.weight.data.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]))
+    for layer in layers:
+        layer.lora_A[ADAPTER].weight.data.copy_(torch.tensor([[1.0, -1.0, 0.5]]))
+        layer.lora_B[ADAPTER].weight.data.copy_(torch.tensor([[0.25], [-0.5]]))
+    if fused:
+        together = Together(layers)
+        for layer in layers:
+            layer.forward = partial(together, layer)
+    return model, layers
+
+
+def test_the_output_is_that_of_the_definition():
+    _, layers = small_model()  # W x = (10, 1); A x = 3; s B A x = 4 * 3 * (0.25, -0.5) = (3, -6)
+    assert layers[0](X).tolist() == [[[13.0, -5.0]]]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_outputs_and_gradients_are_pefts(dropout, watched, bias):
+    x = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(1))
+    seen = []
+    for fused in (False, True):
+        model, layers = small_model(dropout, fused=fused, bias=bias)
+        if watched:
+            layers[1].lora_B[ADAPTER].register_forward_hook(lambda *_: None)
+        torch.manual_seed(2)
+        given = x.clone().requires_grad_()
+        found = [layer.train()(given) for layer in layers]
+        sum((number + 1) * output.square().sum() for number, output in enumerate(found)).backward()
+        seen.append([*found, given.grad, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert len(seen[0]) == len(seen[1]) == 7
+    for theirs, ours in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_first_and_second_gradients_are_those_of_the_formula(dropped):
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, down, ups = numbers(2, 3, 4), numbers(4, 4), [numbers(5, 2), numbers(6, 2)]
+    z = numbers(2, 3, 4).requires_grad_() if dropped else None
+    frozen = [numbers(5, 4), None, numbers(6, 4), numbers(6)]
+    trained = [tensor.requires_grad_() for tensor in (x, down, *ups)]
+
+    def call(x, down, *ups):
+        return LowRankSum.apply(x, z, down, 4.0, *ups, *frozen)
+
+    assert torch.autograd.gradcheck(call, trained)
+    assert torch.autograd.gradgradcheck(call, trained)
+    if dropped:
+        assert torch.autograd.gradcheck(lambda z: LowRankSum.apply(x, z, down, 4.0, *ups, *frozen), z)
+
+
+def test_an_input_without_gradient_gets_none():
+    model, layers = small_model()
+    (layers[0](X).sum() + layers[1](X).sum()).backward()
+    assert X.grad is None
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_layers_of_one_input_are_computed_once(monkeypatch):
+    calls = []
+    apply = LowRankSum.apply
+    monkeypatch.setattr(LowRankSum, "apply", lambda *given: calls.append(len(given)) or apply(*given))
+    _, layers = small_model()
+    first, second = (layer(X) for layer in layers)
+    assert calls == [4 + 2 * 3]
+    assert not torch.equal(first, second)
+    alone = layers[1](X.clone())  # the other one's output for it is waiting, and nobody asks for it
+    layers[1].lora_B[ADAPTER].weight.data.mul_(2)
+    assert not torch.equal(layers[1](X), alone), "asked anew, computed anew"
+    assert len(calls) == 3
+
+
+def test_nothing_is_held_once_all_have_been_asked():
+    _, layers = small_model()
+    x = X.clone()
+    layers[0](x), layers[1](x)
+    together = layers[0].forward.func
+    del x
+    assert together._read() is None
+    assert together._waiting == {}
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+def test_which_layers_read_the_same_tensor(make_learner, make_decoder, kind):
+    learner = (make_decoder if kind == "decoder" else make_learner)(lora_targets="all-linear", lora_dropout=0.0)
+    names = {layer: name for name, layer in learner.model.named_modules() if isinstance(layer, Linear)}
+    groups = {tuple(names[layer].split(".")[-1] for layer in layer.forward.func.layers) for layer in names}
+    if kind == "decoder":
+        assert groups == {("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)}
+    else:
+        assert groups == {("q", "k", "v"), ("q",), ("k", "v"), ("o",), ("wi_0", "wi_1"), ("wo",)}
+
+
+def test_a_detached_adapter_is_let_go_at_once(make_learner):
+    learner = make_learner(lora_dropout=0.0)
+    layer = weakref.ref(next(part for part in learner.model.modules() if isinstance(part, Linear)))
+    gc.disable()
+    try:
+        learner.detach()
+        learner.weights = None
+        assert layer() is None
+    finally:
+        gc.enable()
+
+
+def test_hooks_on_a_layers_products_see_them_and_their_gradients():
+    _, layers = small_model()
+    seen = []
+    layers[0].lora_A[ADAPTER].register_forward_hook(lambda *words: seen.append(words[-1]))
+    layers[0].base_layer.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    assert layers[0](X).tolist() == [[[23.0, -4.0]]]
+    assert [tensor.item() for tensor in seen] == [3.0]
+    assert seen[0].requires_grad
+
+
+def test_bfloat16_layers_give_float32_gradients():
+    _, layers = small_model(dtype=torch.bfloat16)
+    output = layers[0](X.bfloat16())
+    assert output.dtype == torch.bfloat16
+    assert output.tolist() == [[[13.0, -5.0]]]
+    output.sum().backward()
+    assert layers[0].lora_B[ADAPTER].weight.grad.dtype == torch.float32
+    assert layers[0].lora_B[ADAPTER].weight.grad.tolist() == [[12.0], [12.0]]
+
+
+def test_the_merged_layer_is_the_same_map():
+    _, (layer, _) = small_model()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    apart = layer(x)
+    layer.merge(safe_merge=True)
+    torch.testing.assert_close(layer.base_layer(x), apart)
+    torch.testing.assert_close(layer(x), apart)

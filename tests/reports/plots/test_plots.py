@@ -1,0 +1,265 @@
+"""Pictures: the numbers of the records are those in the axes, no label overlaps another, and the file is what its suffix says."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import REFERENCE
+
+pytest.importorskip("matplotlib")
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from clbench.errors import ClbenchError
+from clbench.records.maps import Maps, Point, write_maps
+from clbench.reports.plots.kinds import KINDS, draw, picture, save
+from clbench.reports.plots.series import Series, series_of
+from clbench.reports.plots.style import colours, luminance
+from clbench.reports.suites import DRAWS_MAPS, read_suite, suite_names
+
+SCORE_KINDS = [kind for kind in KINDS if kind not in DRAWS_MAPS]
+MODULES = ("SelfAttention.q", "SelfAttention.v", "EncDecAttention.q")
+
+
+def made_record(tasks, scores, seed=1, method="rkif", stream="s", fusions=8, seconds=60.0):
+    """A record as far as a picture reads it."""
+    last = [value or 0 for value in scores[-1]]
+    return {
+        "name": f"{method}-{seed}", "method": method, "options": {}, "finished": str(seed),
+        "settings": {"seed": seed, "epochs": 2, "data": "toy", "backbone": "mini", "learning_rate": 1e-3,
+                     "limit_train": None, "limit_test": None},
+        "stream": {"name": stream, "family": stream, "order": 1}, "scores": scores,
+        "tasks": [{"name": name, "version": 1} for name in tasks],
+        "metrics": {"op": sum(last) / len(last), "bwt": -10.0 * seed},
+        "learned": [{"fusions": fusions} for _ in tasks], "timings": {"learn_seconds": [seconds for _ in tasks]},
+    }  # fmt: skip
+
+
+def many(methods, tasks):
+    """Series of so many methods on so many tasks, of two runs each."""
+    names = [f"task{number}" for number in range(tasks)]
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 100, (methods, 2, tasks, tasks))
+    known = np.tril(np.ones((tasks, tasks), bool))
+    runs_of = np.where(known, scores, None).tolist()
+    return [
+        Series(f"method{k} (option=0.{k})", [made_record(names, m, seed, fusions=2**k) for seed, m in enumerate(runs)], "group")
+        for k, runs in enumerate(runs_of)
+    ]  # fmt: skip
+
+
+def overlaps(figure: Figure) -> list:
+    """Pairs of texts whose boxes cover one another, and texts that reach out of the picture."""
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    left_out = idle_labels(figure) | {id(text) for legend in figure.legends for text in legend.findobj(Text)}
+    boxes = [(text, text.get_window_extent().padded(-1)) for text in texts if id(text) not in left_out]
+    boxes += [(legend, legend.get_window_extent().padded(-1)) for legend in figure.legends]
+    corners = np.array([box.extents for _, box in boxes])  # left, lower, right, upper
+    width, height = figure.bbox.size
+    found = [
+        str(boxes[i][0])
+        for i in np.nonzero((corners < -3).any(1) | (corners[:, 2:] > (width + 3, height + 3)).any(1))[0]
+    ]
+    low, high = corners[:, None, :2], corners[:, None, 2:]
+    cover = ((low < corners[None, :, 2:]) & (corners[None, :, :2] < high)).all(2)
+    for i, j in zip(*np.nonzero(np.triu(cover, 1)), strict=True):
+        one, other = boxes[i][0], boxes[j][0]
+        if not (is_slanted(one) and is_slanted(other)):  # whose boxes are larger than their letters
+            found.append((str(one), str(other)))
+    return found
+
+
+def is_slanted(artist) -> bool:
+    return isinstance(artist, Text) and artist.get_rotation() % 90 != 0
+
+
+def idle_labels(figure: Figure) -> set[int]:
+    """The labels of ticks that are not shown: matplotlib keeps those beyond an axis too."""
+    axises = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    shown = {id(tick) for axis in axises for tick in axis._update_ticks()}
+    ticks = [tick for axis in axises for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())]
+    return {id(label) for tick in ticks if id(tick) not in shown for label in (tick.label1, tick.label2)}
+
+
+@pytest.fixture(scope="module")
+def maps_file(tmp_path_factory):
+    """A maps file of two tasks, an encoder and a decoder of two layers; importance counts up."""
+    names = [f"{stack}.block.{n}.layer.0.{module}.lora_{ab}.default.weight"
+             for stack in ("encoder", "decoder") for n in range(2) for module in MODULES for ab in "AB"
+             if stack == "decoder" or module != "EncDecAttention.q"]  # fmt: skip
+    points = [Point(task, step, 4) for task in range(2) for step in range(5)]
+    importance = np.arange(10 * 2 * len(names), dtype=np.float32).reshape(10, 2, len(names))
+    importance[:5, 1] = np.nan
+    importance[9, 0, :2] = importance[5, 0, :2] * 3  # encoder 0, SelfAttention.q
+    vector = np.arange(10 * len(names), dtype=np.float32).reshape(10, len(names))
+    file = tmp_path_factory.mktemp("maps") / "run.maps.safetensors"
+    sizes = {name: 3 if "lora_A" in name else 1 for name in names}
+    write_maps(file, Maps("run", 32, ["dbpedia", "amazon"], sizes, points, importance, vector))
+    return file
+
+
+@pytest.mark.parametrize("tasks", [4, 15])
+@pytest.mark.parametrize("methods", [1, 13])
+@pytest.mark.parametrize("kind", SCORE_KINDS)
+def test_no_label_overlaps(kind, methods, tasks):
+    assert overlaps(draw(kind, many(methods, tasks), "Figure 0: a title of the picture that is not short")) == []
+
+
+@pytest.mark.parametrize("kind", DRAWS_MAPS)
+def test_no_label_of_maps_overlaps(kind, maps_file):
+    assert overlaps(draw(kind, [Series("rkif", [], "", [maps_file])], "Figure 0: a title")) == []
+
+
+def test_an_overlap_is_found():
+    figure = draw("bars", many(2, 4))
+    figure.axes[0].text(0, -5, "in the way of task0")
+    assert any("in the way" in str(pair) for pair in overlaps(figure))
+
+
+def test_bars_show_the_last_row_by_name_and_its_mean():
+    one = Series(
+        "a", [made_record(["x", "y"], [[90, None], [40, 60]]), made_record(["y", "x"], [[1, None], [80, 50]], 2)]
+    )
+    two = Series("b", [made_record(["x", "y"], [[0, None], [10, 30]])])
+    (axes,) = draw("bars", [one, two]).axes
+    bars = [container for container in axes.containers if isinstance(container, BarContainer)]
+    assert [bar.get_height() for bar in bars[0]] == [45, 70, 57.5]
+    assert [bar.get_height() for bar in bars[1]] == [10, 30, 20]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "mean (OP)"]
+    with pytest.raises(ClbenchError, match="other tasks"):
+        draw("bars", [one, Series("c", [made_record(["x", "z"], [[1, None], [1, 2]])])])
+
+
+def test_matrix_and_curves_show_the_cells():
+    record = made_record(["x", "y", "z"], [[90, None, None], [70, 80, None], [50, None, 30]])
+    axes = draw("matrix", [Series("a", [record])]).axes[0]
+    shown = axes.images[0].get_array()
+    assert shown[1, 0] == 70
+    assert shown.mask.tolist() == [[False, True, True], [False, False, True], [False, True, False]]
+    assert sorted(text.get_text() for text in axes.texts) == ["30", "50", "70", "80", "90"]
+    panels = draw("curves", [Series("a", [record])]).axes
+    assert [panel.get_title() for panel in panels] == ["1. x", "2. y", "3. z"]
+    assert panels[0].lines[0].get_xydata().tolist() == [[1, 90], [2, 70], [3, 50]]
+    assert panels[1].lines[0].get_xydata().tolist() == [[2, 80]]
+    other = made_record(["y", "x", "z"], [[1, None, None], [1, 1, None], [1, 1, 1]], stream="t")
+    with pytest.raises(ClbenchError, match=r"--stream s \| t"):
+        draw("curves", [Series("a", [record, other])])
+
+
+def test_overall_time_and_fusions():
+    runs = [
+        made_record(["x", "y"], [[9, None], [40, 60]], seed, fusions=f, seconds=s)
+        for seed, f, s in ((1, 3, 60), (2, 5, 180))
+    ]
+    bwt = draw("overall", [Series("a", runs, "g"), Series("b", runs[:1], "g")]).axes[1]
+    assert [bar.get_height() for bar in bwt.patches] == [-15, -10]
+    (axes,) = draw("time", [Series("a", runs, "g"), Series("b", runs[:1], "g")]).axes
+    assert [bar.get_width() for bar in axes.patches] == [60, 30]  # seconds of one of two epochs
+    assert "seconds" in axes.get_xlabel()
+    (axes,) = draw("fusions", [Series("a", runs), Series("b", runs[:1])]).axes
+    assert [tuple(c[0].get_xydata()[0]) for c in axes.containers] == [(8, 50), (6, 50)]
+    for record in runs:
+        record["learned"] = [{}, {}]
+    with pytest.raises(ClbenchError, match="no run reports fusions"):
+        draw("fusions", [Series("a", runs)])
+
+
+def test_maps_are_means_over_a_modules_weights(maps_file):
+    figure = draw("maps", [Series("rkif", [], "", [maps_file])])
+    vector, _, before, after = figure.axes[:4]
+    assert [label.get_text() for label in vector.get_yticklabels()] == [
+        "encoder 0",
+        "encoder 1",
+        "decoder 0",
+        "decoder 1",
+    ]
+    assert [label.get_text() for label in vector.get_xticklabels()] == ["self q", "self v", "cross q"]
+    shown = vector.images[0].get_array()
+    assert shown[0, 0] == pytest.approx((3 * 180 + 181) / 4)  # the 10th point's first two of 20 tensors
+    assert shown.mask[0, 2]
+    assert not shown.mask[2, 2]
+    assert after.images[0].get_array()[0, 0] == pytest.approx(3 * before.images[0].get_array()[0, 0])
+    assert after.texts[0].get_text() == "+"
+    assert not before.texts
+    assert [axes.get_title() for axes in draw("stages", [Series("r", [], "", [maps_file])]).axes[:5]] == [
+        f"dbpedia,\n{part}% of amazon" for part in (0, 25, 50, 75, 100)
+    ]
+    twice = draw("shift", [Series("r", [], "", [maps_file]), Series("r", [], "", [maps_file])])
+    assert len(twice.axes) - 1 == 2  # what is the same is drawn once
+
+
+def test_colours_are_ordered_by_luminance():
+    shades = [luminance(shade) for shade in colours(13)]
+    assert shades == sorted(shades)
+    assert shades[-1] - shades[0] > 0.6
+
+
+def test_a_picture_is_what_its_suffix_says_and_always_the_same(tmp_path):
+    for suffix, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        save(draw("bars", many(2, 4)), tmp_path / f"p.{suffix}")
+        content = (tmp_path / f"p.{suffix}").read_bytes()
+        assert content.startswith(magic)
+        assert content == picture(draw("bars", many(2, 4)), suffix)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.pdf", "p.png", "p.svg"]
+    with pytest.raises(ClbenchError, match="no picture format 'jpg'"):
+        save(draw("bars", many(1, 4)), tmp_path / "p.jpg")
+
+
+def test_the_command_draws_the_reference_records(clbench, tmp_path):
+    result = clbench("plot", "curves", "--results", REFERENCE, "-o", "out.svg")
+    assert result.exit_code == 0, result.output
+    assert result.output.strip() == "out.svg"
+    assert (tmp_path / "out.svg").read_bytes().startswith(b"<?xml")
+    record = next(REFERENCE.glob("*_rkif_*_s1_*.json"))
+    assert clbench("plot", "matrix", record).exit_code == 0
+    assert (tmp_path / "matrix.png").exists()
+    one = clbench("plot", "matrix", "--results", REFERENCE, "--method", "rkif", "-o", "one.png")
+    assert one.exit_code == 0
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "matrix.png").read_bytes()  # the mean of three seeds
+    listed = clbench("plot").output
+    assert all(kind in listed for kind in KINDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plot", "pie"], "no kind of plot 'pie'"),
+        (["plot", "bars", "-o", "x.jpg"], "no picture format 'jpg'"),
+        (["plot", "bars"], "no results folder 'results'"),
+        (["plot", "maps", "--results", REFERENCE], "no run has maps; a run makes them with --log-maps"),
+        (["plot", "bars", "--results", REFERENCE, "--stream", "long"], "no records of stream 'long'"),
+        (["plot", "bars", "nobody"], "no record"),
+        (["plot", "bars", "--results", REFERENCE, "--method", "rki"], "no recorded method 'rki'; did you mean 'rkif'?"),
+    ],
+)
+def test_bad_input_is_one_line(clbench, words, message):
+    result = clbench(*words)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_runs_are_grouped_as_on_the_leaderboard():
+    found = {path: json.loads(path.read_text()) for path in REFERENCE.glob("*_migu_*.json")}
+    labels = [one.label for one in series_of(found, "bars")]
+    assert labels == ["migu (base=lorareplay, frozen=0.2)", "migu (base=seqlora, frozen=0.5)"]
+
+
+def test_every_suite_that_draws_names_a_kind():
+    assert {name for name in suite_names() if read_suite(name).draw} == {f"figure{n}" for n in range(3, 10)}
+    assert {read_suite(name).draw for name in suite_names()} - {""} <= set(KINDS)
+
+
+def test_without_matplotlib_one_line_says_what_to_install(clbench, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = clbench("plot", "bars", "--results", REFERENCE)
+    assert result.exit_code == 2
+    assert result.output == "error: plots need matplotlib: pip install matplotlib\n"
+    assert clbench("report", "--results", REFERENCE).exit_code == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "No pictures: matplotlib is not installed" in page
+    assert "<img" not in page

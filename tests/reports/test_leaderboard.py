@@ -1,0 +1,180 @@
+"""The leaderboard: what is averaged, what is not, and the formats."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+
+import pytest
+from rich.console import Console
+
+from clbench.reports.leaderboard import make_rows, render
+from clbench.settings import Settings
+
+
+def record(
+    method="rkif",
+    stream="long:1",
+    seed=1,
+    op=70.0,
+    bwt=-5.0,
+    options=None,
+    tests="t",
+    finished="2026-01-01",
+    **settings,
+):
+    family = stream.split(":")[0]
+    return {
+        "method": method,
+        "options": options or {},
+        "changed_options": options or {},
+        "settings": asdict(Settings(stream=stream, seed=seed, **settings)),
+        "stream": {"name": stream, "family": family, "order": 4},
+        "tasks": [{"name": "agnews", "version": 1}],
+        "test_fingerprint": tests,
+        "scores": [[op]],
+        "metrics": {"op": op, "bwt": bwt},
+        "finished": finished,
+    }
+
+
+def test_orders_and_seeds_of_one_recipe_are_averaged():
+    rows = make_rows(
+        [record(seed=1, op=70, bwt=-4), record(seed=2, op=74, bwt=-6), record(stream="long:2", op=72, bwt=-5)]
+    )
+    assert len(rows) == 1
+    assert (rows[0].op, rows[0].op_std, rows[0].bwt, rows[0].bwt_std, rows[0].runs) == (72, 2, -5, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epochs": 3},
+        {"learning_rate": 1e-3},
+        {"limit_train": 10},
+        {"backbone": "t5-large"},
+        {"data": "folder"},
+        {"weight_decay": 0.1},
+        {"options": {"top": 0.1}},
+        {"tests": "other rows"},
+        {"stream": "standard:1"},
+        {"method": "mtl"},
+    ],
+)
+def test_different_recipes_are_never_averaged(other):
+    rows = make_rows([record(), record(**{"seed": 2, **other})])
+    assert [row.runs for row in rows] == [1, 1]
+
+
+def test_settings_that_vary_are_shown():
+    recipes = {row.recipe for row in make_rows([record(), record(weight_decay=0.1)])}
+    assert {"weight_decay=0.0" in text for text in recipes} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"), [({"learning_rate": 0.3}, "lr 0.3"), ({"learning_rate": None}, "lr 0.001"), ({}, "lr 0.001")]
+)
+def test_the_recipe_shows_the_rate_that_was_used(own, shown):
+    (row,) = make_rows([record(method="lfpt5", options=own, learning_rate=1e-3)])
+    assert shown in row.recipe.split(", ")
+
+
+def test_of_the_same_order_and_seed_the_newest_counts():
+    rows = make_rows([record(op=80, finished="2026-01-03"), record(op=10, finished="2026-01-02")])
+    assert (rows[0].op, rows[0].runs, rows[0].op_std) == (80, 1, None)
+
+
+def test_an_option_that_has_become_the_default_is_not_shown_once_a_newer_run_says_so():
+    early = record(seed=1, options={"top": 0.1}, finished="2026-01-01")
+    late = {**record(seed=2, options={"top": 0.1}, finished="2026-01-02"), "changed_options": {}}
+    assert [row.label for row in make_rows([early])] == ["rkif (top=0.1)"]
+    for records in ([early, late], [late, early]):
+        assert [(row.label, row.runs) for row in make_rows(records)] == [("rkif", 2)]
+
+
+def test_a_run_from_before_an_option_existed_belongs_to_its_default():
+    early = record(seed=1, options={"top": 0.1}, finished="2025-12-31")
+    late = {**record(seed=2, options={"top": 0.1, "new": "a"}), "changed_options": {"top": 0.1}}
+    other = record(seed=3, options={"top": 0.1, "new": "b"})
+    assert [(row.label, row.runs) for row in make_rows([other, early, late])] == [
+        ("rkif (top=0.1, new=a)", 2),
+        ("rkif (top=0.1, new=b)", 1),
+    ]
+
+
+def test_an_undefined_bwt_is_a_dash():
+    (row,) = make_rows([record(method="mtl", bwt=None)])
+    assert row.bwt is None
+    assert "| mtl | 70.0 | - | 1 |" in render([row], "md")
+
+
+def test_streams_stand_beside_each_other_best_first():
+    rows = make_rows(
+        [
+            record("seqlora", op=30),
+            record("rkif", op=60),
+            record("rkif", stream="standard:1", op=50),
+            record("rkif", seed=2, op=64),
+        ]
+    )
+    lines = render(rows, "md").split("\n")
+    assert (
+        lines[0]
+        == "| Method | Standard CL OP | Standard CL BWT | Long Sequence OP | Long Sequence BWT | Runs | Recipe |"
+    )
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert cells[0][:6] == ["rkif", "50.0", "-5.0", "62.0 ± 2.8", "-5.0 ± 0.0", "1+2"]
+    assert cells[1][:6] == ["seqlora", "-", "-", "30.0", "-5.0", "1"]
+
+
+def test_stream_filter():
+    records = [record(), record(stream="standard:1"), record(stream="long:2", seed=3)]
+    assert [row.runs for row in make_rows(records, "long")] == [2]
+    assert [row.runs for row in make_rows(records, "long:2")] == [1]
+    assert make_rows(records, "superni") == []
+
+
+def test_json_and_csv_carry_the_numbers():
+    rows = make_rows([record(op=70.123), record(seed=2, op=71.0)])
+    (loaded,) = json.loads(render(rows, "json"))
+    assert {"method", "stream", "backbone", "data", "op", "op_std", "bwt", "bwt_std", "runs"} <= set(loaded)
+    assert loaded["op"] == pytest.approx((70.123 + 71) / 2)
+    (line,) = csv.DictReader(io.StringIO(render(rows, "csv")))
+    assert (line["method"], float(line["op"]), line["runs"]) == ("rkif", loaded["op"], "2")
+
+
+def test_latex_is_a_booktabs_table_with_escapes():
+    text = render(make_rows([record(options={"outer_steps": 1}), record(seed=2, options={"outer_steps": 1})]), "latex")
+    assert r"\begin{tabular}{lrrrl}" in text
+    assert r"rkif (outer\_steps=1) & 70.0 $\pm$ 0.0" in text
+    body = [line for line in text.split("\n") if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in body} == {4}
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_table_loses_nothing_in_a_narrow_terminal(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render(make_rows([record("lorareplay"), record("lorareplay", "standard:1")]), "table"))
+    text = console.export_text()
+    assert "…" not in text
+    squeezed = "".join(text.split())
+    assert "70.0" in squeezed
+    assert "-5.0" in squeezed
+
+
+def test_validation_records_stay_apart_and_a_setting_that_did_not_exist_is_none():
+    rows = make_rows([record(), record(seed=2, validation=50, evaluate_on="validation")])
+    assert [row.runs for row in rows] == [1, 1]
+    assert sum("50 validation rows" in row.recipe for row in rows) == 1
+    older = record(seed=2)
+    del older["settings"]["validation"]
+    (row,) = make_rows([record(), older])
+    assert row.runs == 2
+
+
+def test_an_option_that_differs_between_records_is_shown_even_where_it_was_the_default():
+    old = {**record(options={"top": 0.3}), "changed_options": {}}
+    assert [row.options for row in make_rows([old])] == [""]
+    both = make_rows([old, record(options={"top": 0.1})])
+    assert sorted(row.options for row in both) == ["top=0.1", "top=0.3"]

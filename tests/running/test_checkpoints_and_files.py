@@ -1,0 +1,113 @@
+"""Files: atomic writing, checkpoints of every kind of state, records."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from clbench.atomic import write_atomically
+from clbench.data.tasks import Example
+from clbench.errors import ClbenchError
+from clbench.learning.replay_memory import Memory
+from clbench.records.files import RunFiles, read_record, read_records, slug
+from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+
+CPU = torch.device("cpu")
+EXAMPLE = Example("question", "passage", "answer", "tail", ("answer", "other"), 7)
+
+
+@dataclass(eq=False)
+class Method:
+    option: int = 3
+    memory: Memory = field(default_factory=Memory, init=False)
+    anchors: list[torch.Tensor] = field(default_factory=list, init=False)
+    seen: dict[str, object] = field(default_factory=dict, init=False)
+
+
+def test_state_round_trips(tmp_path):
+    method = Method()
+    method.memory.of_task["t"] = (EXAMPLE,)
+    method.anchors = [torch.arange(3.0), torch.ones(2, dtype=torch.bfloat16)]
+    method.seen = {"count": 2, "name": None, "pair": (1.5, "x", EXAMPLE), "nested": [[True]]}
+    assert set(state_of(method)) == {"memory", "anchors", "seen"}
+    save_checkpoint(tmp_path / "c", {"method": state_of(method)})
+    other = Method()
+    restore_state(other, load_checkpoint(tmp_path / "c", CPU)["method"])
+    assert other.memory == method.memory
+    assert other.seen == method.seen
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(method.anchors, other.anchors, strict=True))
+
+
+def test_a_plain_class_has_no_state():
+    assert state_of(object()) == {}
+
+
+def test_what_cannot_be_stored_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"state.method.seen.made: a set cannot be checkpointed"):
+        save_checkpoint(tmp_path / "c", {"method": {"seen": {"made": {1}}}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "c").write_bytes(b"\x10" * 40)
+    with pytest.raises(ClbenchError, match=r"damaged checkpoint.*--force"):
+        load_checkpoint(tmp_path / "c", CPU)
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def identity(**changed):
+    settings = {"stream": "long:1", "backbone": "a/b/mini", "data": "../x/long_sequence", "seed": 1}
+    return {"settings": settings, "method": "rkif", "options": {"top": 0.2}, "source": "1", "data": "2", **changed}
+
+
+def test_names_tell_the_run_and_differ_with_it(tmp_path):
+    files = RunFiles.of(tmp_path, identity())
+    assert files.name.startswith("long-1_rkif_mini_long-sequence_s1_")
+    assert files.name == RunFiles.of(tmp_path, identity()).name
+    for changed in ({"options": {"top": 0.1}}, {"source": "3"}, {"data": "4"}):
+        assert RunFiles.of(tmp_path, identity(**changed)).name != files.name
+    assert slug("google/t5-v1.1 large") == "t5-v1.1-large"
+
+
+def test_a_run_is_held_by_one_process(tmp_path):
+    files = RunFiles(tmp_path, "x")
+    with files.lock(), pytest.raises(ClbenchError, match="another process"), RunFiles(tmp_path, "x").lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "not a clbench record: no field 'method'"),
+        ('{"method": "x"}', "no field 'options'"),
+        (
+            json.dumps(dict.fromkeys(["method", "options", "settings", "stream", "tasks", "scores", "metrics"], 0)),
+            "schema version",
+        ),
+    ],
+)
+def test_malformed_records(tmp_path, text, message):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ClbenchError, match=message):
+        read_records(tmp_path)
+
+
+def test_missing_record_and_folder(tmp_path):
+    with pytest.raises(ClbenchError, match="no record"):
+        read_record(tmp_path / "r.json")
+    with pytest.raises(ClbenchError, match="no results folder"):
+        read_records(tmp_path / "none")
