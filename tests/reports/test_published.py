@@ -131,9 +131,13 @@ def test_a_malformed_protocol_and_no_folder(copy, tmp_path):
         read_ledger(tmp_path / "none")
 
 
-def test_the_ledger_ships_in_the_wheel():
-    setup = tomllib.loads((SHIPPED.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]
-    for package, folder in (("clbench.published", "results/published"), ("clbench.tasks.suites", "suites")):
-        assert package in setup["packages"]
+def test_every_package_and_data_file_ships_in_the_wheel():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package, folder in (("clbench.published", "results/published"), ("clbench.tasks", "tasks")):
         assert setup["package-dir"][package] == folder
+    assert {"clbench.published", "clbench.tasks", "clbench.tasks.suites"} <= set(setup["packages"])
+    for package in ("clbench.published", "clbench.tasks", "clbench.tasks.suites"):
         assert setup["package-data"][package] == ["*.toml"]
+    rooms = {file.parent.relative_to(ROOT) for file in (ROOT / "clbench").rglob("__init__.py")}
+    own = {".".join(room.parts) for room in rooms if room.parts[1:2] not in (("plugins",), ("tasks",), ("published",))}
+    assert own <= set(setup["packages"])

@@ -108,7 +108,7 @@ def test_own_seconds_are_a_part_of_learning_and_show_prints_them(costs_of, clben
 def test_own_seconds_are_those_outside_model_optimizer_and_batches(backbone, toy_tasks, tmp_path, monkeypatch):
     """By a clock of our own: a forward pass takes 100 s, its backward pass 1000, the method's arithmetic 1 a step."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("clbench.running.cost.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("clbench.learning.stopwatch.time", SimpleNamespace(perf_counter=lambda: clock.now))
 
     def takes(seconds):
         clock.now += seconds
