@@ -65,8 +65,8 @@ class Questions:
 
 def ours(learner: Learner, task: Task, way: str) -> list[str]:
     """Answer as a run does."""
-    learner.settings = replace(learner.settings, answers=way)
-    return learner.answer(task.test, labels=task.labels)
+    with learner.asker.asking(way):
+        return learner.answer(task.test, labels=task.labels)
 
 
 @contextmanager
@@ -86,11 +86,11 @@ def plain(learner: Learner, task: Task, size: int, merge: bool) -> list[str]:
     longest = learner.settings.max_answer or max(map(longest_answer, task.test))
     with torch.no_grad(), merged(learner.model) if merge else as_peft_computes(learner.model):
         for begin in range(0, len(task.test), size):
-            batch = learner.batch(task.test[begin : begin + size])
+            batch = learner.feed.batch(task.test[begin : begin + size])
             tokens = learner.model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=generation_config(learner),
+                generation_config=generation_config(learner.backbone),
                 max_new_tokens=longest,
             )
             tokens = tokens if learner.model.config.is_encoder_decoder else tokens[:, batch.input_ids.shape[1] :]
@@ -152,12 +152,12 @@ def main() -> None:
     settings = resolve_settings(given | ({"lora_targets": "all-linear"} if arguments.shape else {}))
     backbone = chosen_backbone(arguments, settings)
     learner = Learner(backbone, settings)
-    learner.add_lora()
+    learner.attached.add_lora()
     tasks = load_tasks(settings.data, find_stream(arguments.stream), 100, arguments.rows)
     if arguments.shape is None:
         train(learner, [row for task in tasks for row in task.train], arguments.steps)
     questions = Questions(learner, tasks, {})
-    learner.encoder.encode([row for task in tasks for row in task.test])  # tokenised before, for all
+    learner.feed.encoder.encode([row for task in tasks for row in task.test])  # tokenised before, for all
 
     def one_by_one(task: Task) -> list[str]:
         return plain(learner, replace(task, test=task.test[::SAMPLE]), 1, False)

@@ -69,7 +69,7 @@ def measure(
             manager.hook.learn_task(learner=learner, task=task)
         seconds = time.process_time() - begin if learner.device.type == "cpu" else watch.read()
         share = 1 - learner.cost.harness.read() / watch.read()
-    learner.detach()
+    learner.attached.detach()
     return Measured(seconds, learner.cost.forward_rows, share)
 
 

@@ -63,7 +63,7 @@ class Work:
     def learner(self) -> Learner:
         """Return a learner with a fresh adapter at the first task's random streams."""
         learner = Learner(self.backbone, self.settings)
-        learner.add_lora()
+        learner.attached.add_lora()
         learner.begin_task(0)
         return learner
 
@@ -71,7 +71,7 @@ class Work:
         """Return the batches that every loop takes, in order."""
         learner = self.learner()
         batches = list(itertools.islice(learner.training(self.rows), self.warm + self.steps))
-        learner.detach()
+        learner.attached.detach()
         return batches
 
 
@@ -84,7 +84,7 @@ def our_step(work: Work) -> float:
             begin = work.clock()
         training.step(learner.loss(batch))
     seconds = work.clock() - begin
-    learner.detach()
+    learner.attached.detach()
     return seconds / work.steps
 
 
@@ -187,7 +187,7 @@ def utilisation(work: Work, batches: Sequence[Batch], seconds: float) -> float |
     targets = sum(int((batch.labels != -100).sum()) for batch in timed) // len(timed)
     learner = work.learner()
     flops = model_flops(learner.model, inputs, targets)
-    learner.detach()
+    learner.attached.detach()
     return flops / seconds / peak
 
 

@@ -83,7 +83,7 @@ class EWC:
         if self.fisher_rows is not None and self.fisher_rows < len(rows):
             order = torch.randperm(len(rows), generator=learner.generator("fisher"))
             rows = [rows[i] for i in order[: self.fisher_rows].tolist()]
-        fisher = learner.squared_gradients(rows)
+        fisher = learner.passes.squared_gradients(rows)
         return fisher / fisher.mean().clamp_min(torch.finfo(fisher.dtype).tiny) if self.normalise else fisher
 
     def consolidate(self, fisher, theta):

@@ -24,13 +24,13 @@ class IncLoRA:
 
     @hookimpl
     def attach(self, learner):
-        learner.add_blocks(self.past)
+        learner.attached.add_blocks(self.past)
         return True
 
     @hookimpl
     def learn_task(self, learner, task):
         if learner.task_index > 0:
-            self.past = learner.blocks.freeze(learner.weights, learner.generator("block"))
+            self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         training = learner.training(task.train)
         for batch in training:
             training.step(learner.loss(batch))

@@ -9,7 +9,7 @@ the queries that chose them:
 `query=encoder` is the masked mean of the frozen encoder's last states without prompt, `query=embedding` that of the token
 embeddings, for models without an encoder. The default learning rate is the released codes' one; LoRA's would leave prompts
 as they are. `--save-adapter` writes
-`parts.safetensors` with `pool.prompts` (pool, length, width) and `pool.keys` (pool, width); `Learner.load` reads it.
+`parts.safetensors` with `pool.prompts` (pool, length, width) and `pool.keys` (pool, width); `Attached.load` reads it.
 """
 
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ class L2P:
         if self.query == "encoder" and not learner.model.config.is_encoder_decoder:
             raise ClbenchError("method 'l2p': query=encoder needs a model with an encoder; use query=embedding")
         generator = learner.generator("pool")
-        prompts = vocabulary_rows(learner, self.pool * self.length, generator)
+        prompts = vocabulary_rows(learner.backbone, self.pool * self.length, generator)
         prompts = prompts.view(self.pool, self.length, -1)
         keys = torch.empty(self.pool, prompts.shape[2]).uniform_(-1, 1, generator=generator)
         pool = Pool(prompts, keys, self.top, self.batchwise)
-        learner.add_part("pool", pool)
-        hook_prompt(learner, partial(self.prompts, learner, pool), "before")
+        learner.attached.add_part("pool", pool)
+        hook_prompt(learner.attached, partial(self.prompts, learner, pool), "before")
         return True
 
     def prompts(self, learner, pool, ids, mask):
@@ -86,7 +86,7 @@ class L2P:
 
     @hookimpl
     def learn_task(self, learner, task):
-        pool, total = learner.parts["pool"], torch.zeros((), device=learner.device)
+        pool, total = learner.attached.parts["pool"], torch.zeros((), device=learner.device)
         pool.chosen = torch.zeros(self.pool, device=learner.device)
         training = learner.training(task.train, learning_rate=self.learning_rate)
         for batch in training:

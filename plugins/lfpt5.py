@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from clbench import hookimpl
+from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
 from clbench.encoding.batches import IGNORED
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
@@ -56,15 +57,15 @@ class LFPT5:
 
     @hookimpl
     def attach(self, learner):
-        prompt = Prompt(vocabulary_rows(learner, self.prompt_length, learner.generator("prompt"), FREQUENT))
-        learner.add_part("prompt", prompt)
-        hook_prompt(learner, lambda ids, mask: prompt.vectors.expand(len(ids), -1, -1), "after")
+        prompt = Prompt(vocabulary_rows(learner.backbone, self.prompt_length, learner.generator("prompt"), FREQUENT))
+        learner.attached.add_part("prompt", prompt)
+        hook_prompt(learner.attached, lambda ids, mask: prompt.vectors.expand(len(ids), -1, -1), "after")
         return True
 
     @hookimpl
     def learn_task(self, learner, task):
         if not self.past:
-            learner.parts["prompt"].start(learner, ["sentence classification", task.name, *task.labels])
+            learner.attached.parts["prompt"].start(learner, ["sentence classification", task.name, *task.labels])
         teacher = learner.weights.copy()
         written = [(about["name"], row) for about in self.past for row in self.write(learner, about)]
         rows = [*task.train, *(row for _, row in written)]
@@ -72,7 +73,9 @@ class LFPT5:
         lessons += [self.lesson(learner, name, row) for name, row in written]
         training = learner.training(rows, learning_rate=self.learning_rate)
         for batch in training:
-            loss = learner.loss(batch) + self.lm_weight * learner.loss(learner.batch([lessons[i] for i in batch.rows]))
+            loss = learner.loss(batch) + self.lm_weight * learner.loss(
+                learner.feed.batch([lessons[i] for i in batch.rows])
+            )
             old = [rows[i] for i in batch.rows if i >= len(task.train)]
             divergence = self.divergence(learner, old, teacher) * 2 / len(batch.rows) if old and self.kd_weight else 0
             training.step((1 - self.kd_weight) * loss + self.kd_weight * divergence)
@@ -84,8 +87,8 @@ class LFPT5:
     def lesson(self, learner, name, row):
         """Return the example that teaches to write a row of a task; of a long passage its beginning."""
         most = self.write_length
-        if learner.encoder.max_target is not None:
-            most = max(1, min(most, learner.encoder.max_target - ANSWER_ROOM))
+        if learner.feed.encoder.max_target is not None:
+            most = max(1, min(most, learner.feed.encoder.max_target - ANSWER_ROOM))
         places = learner.tokenizer(row.passage, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
         text = row.passage if len(places) <= most else row.passage[: places[most - 1][1]]
         return Example(f"generate {name}", "", f"{text} {SEPARATOR} {row.target}", "", (), most + ANSWER_ROOM)
@@ -98,8 +101,8 @@ class LFPT5:
         while left > 0 and any(len(rows) < self.pseudo_per_class for rows in found.values()):
             count = min(left, learner.settings.eval_batch_size)
             left -= count
-            drawn = {"top_k": TOP_K, "repetition_penalty": REPETITION_PENALTY, "repeatable": f" {SEPARATOR}"}
-            for text in learner.answer([question] * count, max_answer=question.max_answer, **drawn):
+            sampling = Sampling(TOP_K, REPETITION_PENALTY, repeatable=f" {SEPARATOR}")
+            for text in learner.answer([question] * count, max_answer=question.max_answer, sampling=sampling):
                 parsed = parse(text, about["labels"])
                 if parsed is not None:
                     row = Example(about["head"], parsed[0], parsed[1], about["tail"], (), about["max_answer"])
@@ -112,12 +115,12 @@ class LFPT5:
         Args:
             teacher: the prompt to compare with, as a flat vector of weights; its pass has neither dropout nor gradient.
         """
-        batch = learner.batch(rows)
-        student = learner.logits(batch).float().log_softmax(-1)
+        batch = learner.feed.batch(rows)
+        student = learner.passes.logits(batch).float().log_softmax(-1)
         training = learner.model.training
         learner.model.eval()
         with torch.no_grad():
-            target = learner.logits(batch, teacher).float().log_softmax(-1)
+            target = learner.passes.logits(batch, teacher).float().log_softmax(-1)
         learner.model.train(training)
         return ((target.exp() * (target - student)).sum(-1) * (batch.labels != IGNORED)).sum()
 

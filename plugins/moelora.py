@@ -8,7 +8,7 @@ are one adapter of rank experts * rank whose blocks are weighed; the router's in
 
 The load-balance loss (Switch Transformers) is off by default; Luo et al.'s (arXiv:2402.12851) contrastive loss between experts
 is left out. `--save-adapter` writes the experts as a PEFT adapter, block i being expert i, and the routers into
-`parts.safetensors` as `router.layers.N.weight`, (experts, inputs) of the N-th adapted layer; `Learner.load` reads both.
+`parts.safetensors` as `router.layers.N.weight`, (experts, inputs) of the N-th adapted layer; `Attached.load` reads both.
 """
 
 from contextlib import contextmanager
@@ -58,12 +58,12 @@ class MoELoRA:
             raise ClbenchError("method 'moelora': load_balance does not go with --gradient-checkpointing")
         if self.rank_mode == "split" and rank % experts:
             raise ClbenchError(f"method 'moelora': rank_mode=split cannot divide rank {rank} by {experts} experts")
-        blocks = learner.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)
+        blocks = learner.attached.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)
         router = Router([layer.in_features for layer in blocks.layers.values()], experts, self.top_k)
         if self.router_start == "zero":
             for layer in router.layers:
                 nn.init.zeros_(layer.weight)
-        learner.add_part("router", router)
+        learner.attached.add_part("router", router)
         blocks.gate = router
         return True
 
@@ -86,7 +86,7 @@ class MoELoRA:
             )
         answer, prompt = batch.labels != IGNORED, batch.attention_mask.bool()
         parts = [torch.cat([prompt, answer], 1)] if is_decoder else [prompt, answer]
-        with learner.parts["router"].watched({part.shape[1]: part for part in parts}) as losses:
+        with learner.attached.parts["router"].watched({part.shape[1]: part for part in parts}) as losses:
             loss = learner.loss(batch)
         return loss + self.load_balance * torch.stack(losses).mean()
 

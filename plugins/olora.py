@@ -39,15 +39,15 @@ class OLoRA:
 
     @hookimpl
     def attach(self, learner):
-        learner.add_blocks(self.past)
+        learner.attached.add_blocks(self.past)
         return True
 
     @hookimpl
     def learn_task(self, learner, task):
         if learner.task_index > 0:
-            self.past = learner.blocks.freeze(learner.weights, learner.generator("block"))
+            self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         training, weights = learner.training(task.train), learner.weights
-        positions = learner.blocks.positions(weights)
+        positions = learner.attached.blocks.positions(weights)
         for batch in training:
             training.backward(learner.loss(batch))
             if training.due:

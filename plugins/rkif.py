@@ -131,7 +131,7 @@ class RecurrentKIF:
 
     def measure_once(self, learner, remembered):
         """-DIE: take the importance of a finished task, on its memory at its last weights, into the static one."""
-        gradient = learner.mean_gradient(remembered)
+        gradient = learner.passes.mean_gradient(remembered)
         scaled = min_max(self.raw_importance(learner.weights.data, gradient))
         tasks = len(self.memory.of_task)
         self.static = scaled if self.static is None else self.static + (scaled - self.static) / tasks

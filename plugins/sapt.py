@@ -17,7 +17,7 @@ development rows are its test rows), and over examples, not over batches.
 
 `--save-adapter` writes all blocks as one PEFT adapter, oldest first, r ranks each, and into `parts.safetensors`
 `attention.past_keys` (tasks - 1, d), `attention.key` (d), the latest, and g: `attention.down.weight`, `attention.up.weight`,
-`attention.norm.weight`, `attention.norm.bias`. `Learner.load` reads them into a learner that this method attached itself to.
+`attention.norm.weight`, `attention.norm.bias`. `Attached.load` reads them into a learner that this method attached itself to.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clbench import hookimpl
+from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
 from clbench.learning.replay_memory import Memory
 from clbench.model.soft_prompts import hook_reading
@@ -67,13 +68,13 @@ class SAPT:
 
     @hookimpl
     def attach(self, learner):
-        blocks = learner.add_blocks(self.past)
+        blocks = learner.attached.add_blocks(self.past)
         width = learner.model.get_input_embeddings().embedding_dim
         attention = SharedAttention(width, self.bottleneck, self.query, self.temperature, self.keys)
-        learner.add_part("attention", attention)
+        learner.attached.add_part("attention", attention)
         blocks.isolated = True
         blocks.gate = attention.weigh
-        hook_reading(learner, partial(self.look, learner, attention))
+        hook_reading(learner.attached, partial(self.look, learner, attention))
         return True
 
     @staticmethod
@@ -93,7 +94,7 @@ class SAPT:
             if training.due:
                 if reflection is not None:
                     divergence = reflection.divergence()
-                    learner.backward(self.reflection * divergence)
+                    learner.passes.backward(self.reflection * divergence)
                     total += divergence.detach()
                 training.apply()
         mean = mean_attention(learner, task.train)
@@ -112,8 +113,8 @@ class SAPT:
 
     def start_block(self, learner):
         """Freeze block and key of the last task and begin new ones; g goes on."""
-        attention = learner.parts["attention"]
-        self.past = learner.blocks.freeze(learner.weights, learner.generator("block"))
+        attention = learner.attached.parts["attention"]
+        self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         self.keys = torch.cat([attention.past_keys, attention.key.detach()[None]])
         attention.past_keys = self.keys
         key = torch.empty(attention.key.shape).uniform_(-1, 1, generator=learner.generator("key"))
@@ -122,7 +123,7 @@ class SAPT:
     def generate(self, learner, task):
         """Return inputs that a LoRA adapter of its own, trained on the task's inputs, writes, without empty ones."""
         weights, settings, rows = learner.weights.copy(), learner.settings, len(task.train)
-        learner.detach()
+        learner.attached.detach()
         writer = learner.another(
             learning_rate=self.generator_rate,
             epochs=max(1, round(self.generator_steps * settings.batch_size / rows)),
@@ -131,10 +132,10 @@ class SAPT:
         )
         count = int(self.memory_ratio * rows + 1e-9)
         try:
-            writer.add_lora()
+            writer.attached.add_lora()
             return self.write(writer, task, max(count, len(task.labels)) if count else 0)
         finally:
-            writer.detach()
+            writer.attached.detach()
             self.attach(learner)
             learner.weights.assign(weights)
 
@@ -144,7 +145,7 @@ class SAPT:
         training = writer.training(rows)
         for batch in training:
             training.step(writer.loss(batch))
-        texts = writer.answer(rows[:count], top_k=TOP_K)  # all rows ask the same
+        texts = writer.answer(rows[:count], sampling=Sampling(TOP_K))  # all rows ask the same
         head, tail = task.train[0].head, task.train[0].tail
         heads = [head if text.startswith(head) else "" for text in texts]  # most write the instruction as it was
         return tuple(Example(h, t.removeprefix(h), "", tail) for h, t in zip(heads, texts, strict=True) if t)
@@ -200,7 +201,7 @@ class Reflection:
         names = [name for name in means if memory.of_task.get(name)]
         if not names:
             return None
-        attention = learner.parts["attention"]
+        attention = learner.attached.parts["attention"]
         blocks = len(attention.past_keys) + 1
         targets = torch.stack([functional.pad(means[name], (0, blocks - len(means[name]))) for name in names])
         summaries = [summaries_of(learner, memory.of_task[name]) for name in names]
@@ -231,10 +232,10 @@ def summarise(learner, input_ids, attention_mask):
 
 def summaries_of(learner, examples):
     """Return the summaries of examples, (examples, width), in the order of their lengths."""
-    return torch.cat([summarise(learner, b.input_ids, b.attention_mask) for b in learner.once(examples)])
+    return torch.cat([summarise(learner, b.input_ids, b.attention_mask) for b in learner.feed.once(examples)])
 
 
 def mean_attention(learner, examples):
     """Return the mean attention over examples, shape (blocks,)."""
     with torch.no_grad():
-        return learner.parts["attention"](summaries_of(learner, examples)).exp().mean(0)
+        return learner.attached.parts["attention"](summaries_of(learner, examples)).exp().mean(0)

@@ -67,7 +67,7 @@ class TaSL:
             training.backward(learner.loss(batch))
             if training.due:
                 if stacks:
-                    learner.backward(self.orthogonality * departure(weights.vector, stacks))
+                    learner.passes.backward(self.orthogonality * departure(weights.vector, stacks))
                 training.apply()
                 if training.taken > 1 or training.steps == 1:  # as released: not the first step
                     importance.update(self.measure(weights.data * weights.grad))

@@ -70,7 +70,7 @@ class VRMCL:
 
     def learn_meta(self, learner, training):
         """Take one meta-iteration a batch."""
-        replay = learner.draws(self.memory.examples, "replay")
+        replay = learner.feed.draws(self.memory.examples, learner.generator("replay"))
         reduced, previous = self.carried, learner.weights.copy()  # ghat_{b-1}, theta_{b-1}
         for group in training.groups():
             slices = [part for batch in group for part in batch.split(self.slice_rows(learner.settings))]
@@ -111,7 +111,7 @@ class VRMCL:
         share = 1.0 if self.outer_at == "last" else 1 / len(slices)
         with attention_of(second):
             for number, part in enumerate(slices):
-                step = learner.gradient(learner.loss(part, phi), phi, create_graph=second)
+                step = learner.passes.gradient(learner.loss(part, phi), phi, create_graph=second)
                 phi = phi - self.inner_rate * step
                 if not second:
                     phi = phi.detach().requires_grad_()
@@ -119,7 +119,7 @@ class VRMCL:
                     for batch, weight in outer:
                         partial = learner.loss(batch, phi) * (weight * share)
                         # the graph of the inner steps is shared by all outer losses
-                        gradient += learner.gradient(partial, start if second else phi, retain_graph=second)
+                        gradient += learner.passes.gradient(partial, start if second else phi, retain_graph=second)
                         loss += partial.detach()
         return loss, gradient
 

@@ -68,6 +68,11 @@ def make_decoder(llama: Backbone):
     yield from _learner_maker(llama, TINY_LLAMA)
 
 
+def add_lora(learner: Learner) -> None:
+    """Attach one plain LoRA adapter."""
+    learner.attached.add_lora()
+
+
 def as_peft_computes(learner: Learner) -> Learner:
     """Let LoRA layers compute product by product, as rank blocks do: both can then be compared to the last bit."""
     restore_lora(learner.model)
@@ -77,9 +82,9 @@ def as_peft_computes(learner: Learner) -> Learner:
 def _learner_maker(backbone: Backbone, common: dict):
     made: list[Learner] = []
 
-    def make(attach=Learner.add_lora, stream_length=1, **settings) -> Learner:
+    def make(attach=add_lora, stream_length=1, **settings) -> Learner:
         for learner in made:
-            learner.detach()
+            learner.attached.detach()
         made.clear()
         learner = Learner(backbone, Settings(**{**common, "epochs": 1, **settings}), stream_length=stream_length)
         attach(learner)
@@ -89,7 +94,7 @@ def _learner_maker(backbone: Backbone, common: dict):
 
     yield make
     for learner in made:
-        learner.detach()
+        learner.attached.detach()
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -21,117 +22,167 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from clbench.answering.label_trie import LabelStop, LabelTrie, LabelWalk
 from clbench.data.tasks import Example
-from clbench.encoding.encoder import Encoded, longest_answer
-from clbench.model.backbone import merged
+from clbench.encoding.encoder import Encoded, Encoder, longest_answer
+from clbench.model.attached import Attached
+from clbench.model.backbone import Backbone, merged
+from clbench.settings import Settings
 
+Way = Literal["generate", "labels"]
 CPU_PADDING = 64  # tokens that cost a CPU about as much as a batch's pass for one token of its answers
 
-if TYPE_CHECKING:
-    from clbench.learning.learner import Learner
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn at random, by torch's global random stream, instead of taking the likeliest.
 
-def generate_answers(
-    learner: Learner, examples: Sequence[Example], most: int | None = None, **generation: Any
-) -> list[str]:
-    """Return the model's answers, in the order of the examples; the weights stay as they are.
-
-    An answer ends after `most` tokens or, without, after `max_answer` tokens of the settings or, without, of its task.
-
-    Args:
-        generation: what is otherwise than greedy, as `transformers.GenerationConfig` names it.
-
-    Raises:
-        ClbenchError: there is no memory for a single question.
+    Attributes:
+        top_k: draw from so many likeliest tokens.
+        repetition_penalty: above 1, tokens that stand in the answer already become less likely.
+        repeatable: a text whose tokens the penalty passes over.
     """
-    encoded = learner.encoder.encode(examples)
-    config = generation_config(learner)
 
-    def ask(rows: list[Encoded], longest: int) -> list[str]:
-        tokens = _generate(learner, rows, generation_config=config, max_new_tokens=longest, **generation)
-        return [text.strip() for text in learner.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-    longest = [most or learner.settings.max_answer or longest_answer(example) for example in examples]
-    return answer_in_batches(learner, encoded, longest, ask)
+    top_k: int
+    repetition_penalty: float = 1.0
+    repeatable: str = ""
 
 
-def choose_labels(learner: Learner, examples: Sequence[Example], labels: Sequence[str]) -> list[str]:
-    """Return for each example the label that greedy decoding gives when it may write nothing but one of the labels.
+class Asker:
+    """Asks the model of a backbone, with what is attached to it.
 
-    `max_answer` does not cut a label.
-
-    Raises:
-        ClbenchError: there is no memory for a single question, or two labels are the same tokens.
+    Attributes:
+        way: whether labels are looked at: the setting `answers`.
     """
-    encoded = learner.encoder.encode(examples)
-    config, trie = generation_config(learner), label_trie(learner, labels)
 
-    def ask(rows: list[Encoded], longest: int) -> list[str]:
-        walk = LabelWalk(trie, len(rows))
-        _generate(
-            learner,
-            rows,
-            generation_config=config,
+    def __init__(self, backbone: Backbone, attached: Attached, encoder: Encoder, settings: Settings) -> None:
+        self.way: Way = settings.answers
+        self._backbone = backbone
+        self._attached = attached
+        self._encoder = encoder
+        self._settings = settings
+
+    @contextmanager
+    def asking(self, way: Way) -> Iterator[None]:
+        """Answer in another way within a block."""
+        usual, self.way = self.way, way
+        try:
+            yield
+        finally:
+            self.way = usual
+
+    def answer(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str] = (),
+        most: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[str]:
+        """Return the model's answers, in the order of the examples; the weights stay as they are.
+
+        An answer ends after `most` tokens or, without, after `max_answer` tokens of the settings or, without, of its task.
+
+        Args:
+            labels: the closed set of right answers, none for free text; looked at where `way` is "labels".
+
+        Raises:
+            ClbenchError: there is no memory for a single question, or two labels are the same tokens.
+        """
+        if labels and self.way == "labels":
+            return self._choose(examples, self.trie(labels))
+        return self._generate(examples, most or self._settings.max_answer, sampling)
+
+    def trie(self, labels: Sequence[str]) -> LabelTrie:
+        """Return the trie of labels; their tokens are those that a target of training has.
+
+        Raises:
+            ClbenchError: two labels are the same tokens.
+        """
+        targets = self._encoder.encode([Example("", "", label, "") for label in labels])
+        return LabelTrie(labels, [target.labels for target in targets], self._backbone.device)
+
+    def _generate(self, examples: Sequence[Example], most: int | None, sampling: Sampling | None) -> list[str]:
+        tokenizer = self._backbone.tokenizer
+
+        def ask(rows: list[Encoded], longest: int) -> list[str]:
+            tokens = self._write(rows, longest, lambda prompt: self._drawn(prompt, sampling))
+            return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+        return self._in_batches(examples, [most or longest_answer(example) for example in examples], ask)
+
+    def _drawn(self, prompt: int, sampling: Sampling | None) -> dict[str, Any]:
+        if sampling is None:
+            return {}
+        drawn: dict[str, Any] = {"do_sample": True, "top_k": sampling.top_k}
+        if sampling.repetition_penalty != 1.0:
+            free = self._backbone.tokenizer(sampling.repeatable, add_special_tokens=False)["input_ids"]
+            penalty = RepetitionPenalty(prompt, sampling.repetition_penalty, free)
+            drawn["logits_processor"] = LogitsProcessorList([penalty])
+        return drawn
+
+    def _choose(self, examples: Sequence[Example], trie: LabelTrie) -> list[str]:
+        """Return the label that greedy decoding gives when it may write nothing else; `max_answer` does not cut a label."""
+
+        def ask(rows: list[Encoded], longest: int) -> list[str]:
+            walk = LabelWalk(trie, len(rows))
+            processors, criteria = LogitsProcessorList([walk]), StoppingCriteriaList([LabelStop(walk)])
+            self._write(rows, longest, lambda _: {"logits_processor": processors, "stopping_criteria": criteria})
+            return walk.answers()
+
+        return self._in_batches(examples, [trie.depth] * len(examples), ask)
+
+    def _write(self, rows: list[Encoded], longest: int, choices: Callable[[int], dict[str, Any]]) -> Tensor:
+        """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off.
+
+        Args:
+            choices: from the number of tokens before an answer to what is otherwise than greedy.
+        """
+        model, batch = self._backbone.model, self._backbone.collate(rows)
+        prompt = batch.input_ids.shape[1] if self._backbone.is_decoder else 0
+        tokens: Tensor = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=generation_config(self._backbone),
             max_new_tokens=longest,
-            logits_processor=LogitsProcessorList([walk]),
-            stopping_criteria=StoppingCriteriaList([LabelStop(walk)]),
+            **choices(prompt),
         )
-        return walk.answers()
+        return tokens[:, prompt:]
 
-    return answer_in_batches(learner, encoded, [trie.depth] * len(encoded), ask)
+    def _in_batches(
+        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[list[Encoded], int], list[str]]
+    ) -> list[str]:
+        """Return what `ask` answers to batches of questions, in the order of the questions.
 
+        A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most
+        `eval_tokens` tokens of prompt and answer, padding included; on a CPU no more padding than saves passes: the longer
+        the targets, the more. Where that is too much for the device, the batch is halved, and no later one is as large.
 
-def label_trie(learner: Learner, labels: Sequence[str]) -> LabelTrie:
-    """Return the trie of labels; their tokens are those that a target of training has.
-
-    Raises:
-        ClbenchError: two labels are the same tokens.
-    """
-    targets = learner.encoder.encode([Example("", "", label, "") for label in labels])
-    return LabelTrie(labels, [target.labels for target in targets], learner.device)
-
-
-def answer_in_batches(
-    learner: Learner,
-    encoded: Sequence[Encoded],
-    longest: Sequence[int],
-    ask: Callable[[list[Encoded], int], list[str]],
-) -> list[str]:
-    """Return what `ask` answers to batches of questions, in the order of the questions.
-
-    A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most `eval_tokens`
-    tokens of prompt and answer, padding included; on a CPU no more padding than saves passes: the longer the targets, the more.
-    Where that is too much for the device, the batch is halved, and no later one in the process is as large.
-
-    Args:
-        longest: for each question, how many tokens its answer may have.
-        ask: from the rows of a batch and the length of their answers to the answers.
-
-    Raises:
-        ClbenchError: there is no memory for a single question.
-    """
-    answers, waiting = [""] * len(encoded), defaultdict(list)
-    for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
-        waiting[longest[index]].append(index)
-    padding = math.inf  # on a GPU passes are what costs
-    if learner.device.type == "cpu":
-        padding = CPU_PADDING * max([4, *(len(row.labels) for row in encoded)])
-    learner.model.eval()
-    gated = learner.blocks is not None and learner.blocks.gate is not None
-    with torch.no_grad(), nullcontext() if gated else merged(learner.model):
-        for most, indices in waiting.items():
-            while indices:
-                lengths = [len(encoded[i].input_ids) + most for i in indices[: learner.settings.eval_batch_size]]
-                size = learner.room.rows(lengths, learner.settings, padding)
-                rows = [encoded[index] for index in indices[:size]]
-                found = _unless_out_of_memory(ask, rows, most)
-                if found is None:
-                    learner.room.shrink(len(rows), lengths[0])
-                    clear_device_cache()
-                    continue
-                for index, answer in zip(indices[:size], found, strict=True):
-                    answers[index] = answer
-                del indices[:size]
-    return answers
+        Args:
+            longest: for each question, how many tokens its answer may have.
+            ask: from the rows of a batch and the length of their answers to the answers.
+        """
+        encoded = self._encoder.encode(examples)
+        answers, waiting = [""] * len(encoded), defaultdict(list)
+        for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
+            waiting[longest[index]].append(index)
+        padding = math.inf  # on a GPU passes are what costs
+        if self._backbone.device.type == "cpu":
+            padding = CPU_PADDING * max([4, *(len(row.labels) for row in encoded)])
+        limits, settings, model = self._backbone.limits, self._settings, self._backbone.model
+        model.eval()
+        with torch.no_grad(), merged(model) if self._attached.mergeable else nullcontext():
+            for most, indices in waiting.items():
+                while indices:
+                    lengths = [len(encoded[i].input_ids) + most for i in indices[: settings.eval_batch_size]]
+                    size = limits.rows(lengths, settings, padding)
+                    rows = [encoded[index] for index in indices[:size]]
+                    found = _unless_out_of_memory(ask, rows, most)
+                    if found is None:
+                        limits.shrink(len(rows), lengths[0])
+                        clear_device_cache()
+                        continue
+                    for index, answer in zip(indices[:size], found, strict=True):
+                        answers[index] = answer
+                    del indices[:size]
+        return answers
 
 
 def _unless_out_of_memory(
@@ -144,18 +195,6 @@ def _unless_out_of_memory(
         if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
             raise
     return None
-
-
-def _generate(learner: Learner, rows: list[Encoded], **generation: Any) -> Tensor:
-    """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off."""
-    batch = learner.collate(rows)
-    prompt = 0 if learner.model.config.is_encoder_decoder else batch.input_ids.shape[1]
-    if "penalty" in generation:
-        generation["logits_processor"] = LogitsProcessorList([RepetitionPenalty(prompt, **generation.pop("penalty"))])
-    tokens: Tensor = learner.model.generate(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **generation
-    )
-    return tokens[:, prompt:]
 
 
 class RepetitionPenalty(transformers.RepetitionPenaltyLogitsProcessor):
@@ -178,15 +217,15 @@ class RepetitionPenalty(transformers.RepetitionPenaltyLogitsProcessor):
         return penalised
 
 
-def generation_config(learner: Learner) -> transformers.GenerationConfig:
+def generation_config(backbone: Backbone) -> transformers.GenerationConfig:
     """Return greedy decoding, ended by the end tokens of model and tokenizer, with nothing else of the model's own."""
-    own = learner.model.generation_config
+    own = backbone.model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    ends = [end for end in dict.fromkeys([*ends, learner.tokenizer.eos_token_id]) if end is not None]
+    ends = [end for end in dict.fromkeys([*ends, backbone.tokenizer.eos_token_id]) if end is not None]
     return transformers.GenerationConfig(
         do_sample=False,
         num_beams=1,
-        pad_token_id=learner.tokenizer.pad_token_id,
+        pad_token_id=backbone.tokenizer.pad_token_id,
         eos_token_id=ends,
         decoder_start_token_id=own.decoder_start_token_id,
     )

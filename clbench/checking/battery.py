@@ -156,7 +156,7 @@ class Battery:
         learner = Learner(self.backbone, SETTINGS, manager.hook, len(self.tasks))
         try:
             manager.hook.attach(learner=learner)
-            learner.load(whole.files.adapter)
+            learner.attached.load(whole.files.adapter)
             learner.begin_task(len(self.tasks) - 1, self.tasks[-1])
             if not torch.equal(learner.weights.data, observer.weights[-1]):
                 return "the reloaded weights differ from those that were learned", ""
@@ -165,7 +165,7 @@ class Battery:
                 if answers != whole.answers[task.name]:
                     return f"the reloaded learner answers task '{task.name}' differently", ""
         finally:
-            learner.detach()
+            learner.attached.detach()
         return "", ""
 
     def check_options(self, whole: Outcome) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +57,6 @@ class Stopwatch:
         return self._seconds
 
 
-@dataclass
 class Cost:
     """The counters of one task; the learner and its phases count.
 
@@ -72,13 +70,27 @@ class Cost:
         aside_seconds: the time of what a watcher measured with the model, which is no learning.
     """
 
-    harness: Stopwatch
-    forward_batches: int = 0
-    forward_rows: int = 0
-    backward_batches: int = 0
-    rows: int = 0
-    replayed_rows: int = 0
-    aside_seconds: float = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Count a new task from zero."""
+        self.harness = Stopwatch(self._device)
+        self.forward_batches = self.forward_rows = self.backward_batches = self.rows = self.replayed_rows = 0
+        self.aside_seconds = 0.0
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count nothing of what happens within a block but its seconds, as `aside_seconds`."""
+        kept, watch = dict(vars(self)), Stopwatch(self._device)
+        self.restart()
+        try:
+            with watch:
+                yield
+        finally:
+            vars(self).update(kept)
+            self.aside_seconds += watch.read()
 
     @contextmanager
     def forward_pass(self, rows: int) -> Iterator[None]:

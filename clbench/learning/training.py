@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import transformers
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from clbench.data.tasks import Example
 from clbench.encoding.batches import Batch
+from clbench.learning.feed import Feed
+from clbench.learning.passes import Passes
+from clbench.settings import Settings
 
-if TYPE_CHECKING:
-    from clbench.learning.learner import Learner
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every phase of a learner works with.
+
+    Attributes:
+        generator: from a purpose to a fresh random generator.
+        took_step: told of every step of a phase that leads: its number from 1, all steps, the loss.
+    """
+
+    passes: Passes
+    feed: Feed
+    settings: Settings
+    generator: Callable[[str], torch.Generator]
+    took_step: Callable[[int, int, Tensor], None]
+
+    def new_optimizer(self, learning_rate: float, kind: Literal["adamw", "sgd"] = "adamw") -> torch.optim.Optimizer:
+        """Return AdamW, or plain SGD, over the flat weights, with no history."""
+        vector, decay = self.passes.weights.vector, self.settings.weight_decay
+        fused = vector.device.type in ("cpu", "cuda")
+        chosen = torch.optim.SGD if kind == "sgd" else torch.optim.AdamW
+        return chosen([vector], lr=learning_rate, weight_decay=decay, fused=fused)
 
 
 class Training:
@@ -28,29 +54,30 @@ class Training:
 
     def __init__(
         self,
-        learner: Learner,
+        bench: Workbench,
         groups: Iterator[list[Batch]],
         steps: int,
         optimizer: torch.optim.Optimizer,
-        schedule: Any = None,
+        schedule: LRScheduler | None = None,
         leader: Training | None = None,
         learning_rate: float | None = None,
     ) -> None:
         self.steps = steps
         self.taken = 0
         self.optimizer = optimizer
-        self._learner = learner
-        self._weights = learner.weights
+        self._bench = bench
+        self._passes = bench.passes
+        self._weights = bench.passes.weights
         self._groups = groups
         self._schedule = schedule
         self._leader = leader
         self._fixed_rate = learning_rate
-        self._clip = learner.settings.clip_norm
+        self._clip = bench.settings.clip_norm
         self._share = 1.0
         self._waiting = 0
         self._fresh = True
         self._loss: Tensor | None = None
-        self._loss_sum = torch.zeros((), device=learner.device)
+        self._loss_sum = torch.zeros((), device=self._weights.data.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.take(self.steps)
@@ -65,9 +92,9 @@ class Training:
     def groups(self, steps: int | None = None) -> Iterator[list[Batch]]:
         """Yield all micro-batches of a step at once, for a method that then gives its gradient with `supply`."""
         for _ in range(self.steps if steps is None else steps):
-            with self._learner.cost.harness:
+            with self._passes.cost.harness:
                 group = next(self._groups, None)
-                self._learner.train_mode()
+                self._passes.train_mode()
             if group is None:
                 return
             yield group
@@ -104,7 +131,7 @@ class Training:
         if self._fresh:
             self._weights.zero_grad()
             self._fresh = False
-        self._learner.backward(loss if self._share == 1.0 else loss * self._share)
+        self._passes.backward(loss if self._share == 1.0 else loss * self._share)
         part = loss.detach().float() * self._share
         self._loss = part if self._loss is None else self._loss + part
         self._waiting -= 1
@@ -123,7 +150,7 @@ class Training:
 
     def apply(self, clip: bool = True) -> None:
         """Clip the gradient, step the optimizer and the schedule; the gradient stays readable until `backward`."""
-        with self._learner.cost.harness:
+        with self._passes.cost.harness:
             if clip:
                 self.clip()
             if self._schedule is not None:
@@ -136,8 +163,8 @@ class Training:
         self._fresh = True
         self._loss_sum += self._loss
         if self._leader is None:
-            with self._learner.cost.harness:
-                self._learner.notify(self.taken, self.steps, self._loss)
+            with self._passes.cost.harness:
+                self._bench.took_step(self.taken, self.steps, self._loss)
         self._loss = None
 
     def _step_at(self, learning_rate: float) -> None:
@@ -157,7 +184,35 @@ class Training:
         Each of its steps draws a batch uniformly. Its learning rate is this phase's current one, unless given; the
         optimizer's moments are its own or shared with this phase; this phase's schedule does not advance.
         """
-        learner = self._learner
-        chosen = self.optimizer if optimizer == "shared" else learner.new_optimizer(learner.settings.learning_rate)
-        groups = learner.draws(examples, "replay")
-        return Training(learner, groups, 0, chosen, leader=self, learning_rate=learning_rate)
+        bench = self._bench
+        chosen = self.optimizer if optimizer == "shared" else bench.new_optimizer(bench.settings.learning_rate)
+        groups = bench.feed.draws(examples, bench.generator("replay"))
+        return Training(bench, groups, 0, chosen, leader=self, learning_rate=learning_rate)
+
+
+def begin_training(
+    bench: Workbench, examples: Sequence[Example], optimizer: Literal["adamw", "sgd"], learning_rate: float | None
+) -> Training:
+    """Return a new phase over the examples: the settings' epochs, a new optimizer and schedule.
+
+    Args:
+        learning_rate: a rate of the method's own, held constant, in place of the settings' rate and schedule.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    if not examples:
+        raise ValueError("no examples to train on")
+    settings = bench.settings
+    with bench.passes.cost.harness:
+        groups = bench.feed.epochs(examples, bench.generator("shuffle"))
+    steps = -(-len(examples) // settings.batch_size) * settings.epochs
+    stepper = bench.new_optimizer(learning_rate or settings.learning_rate, optimizer)
+    shape = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    schedule = transformers.get_scheduler(
+        shape if learning_rate is None else "constant",
+        stepper,
+        num_warmup_steps=min(settings.warmup_steps, steps // 10),
+        num_training_steps=steps,
+    )
+    return Training(bench, groups, steps, stepper, schedule)

@@ -1,7 +1,7 @@
 """Load a language model and its tokenizer (embedded, local folder, Hugging Face hub) and attach the LoRA adapter."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -20,10 +20,11 @@ from transformers.pytorch_utils import Conv1D
 
 from clbench.data.tasks import Example
 from clbench.encoding.alpaca import ask_alpaca
-from clbench.encoding.encoder import Encoder
+from clbench.encoding.batches import Batch, collate
+from clbench.encoding.encoder import Encoded, Encoder
 from clbench.encoding.token_cache import TokenCache, cache_folder
 from clbench.errors import ClbenchError, one_line
-from clbench.model.batch_limits import Room
+from clbench.model.batch_limits import BatchLimits
 from clbench.model.decoder import read_labels
 from clbench.model.quantized import is_quantized, keep_trainable, quantized_storage
 from clbench.seeds import derive_seed
@@ -40,13 +41,17 @@ class Backbone:
     model: Any
     tokenizer: Any
     device: torch.device
-    room: Room = field(default_factory=Room)
+    limits: BatchLimits = field(default_factory=BatchLimits)
     _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
     @property
     def is_decoder(self) -> bool:
         """Whether the model has no encoder: it reads prompt and answer as one sequence."""
         return not self.model.config.is_encoder_decoder
+
+    def collate(self, rows: Sequence[Encoded], share: float = 1.0) -> Batch:
+        """Return encoded rows as one batch, padded as the model reads it; `share` is its part of an optimizer step."""
+        return collate(rows, self.tokenizer.pad_token_id, self.device, share, self.is_decoder)
 
     def encoder(self, max_input: int, max_target: int | None, template: str = "auto") -> Encoder:
         """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice.

@@ -10,7 +10,7 @@ from clbench.settings import Settings
 
 
 @dataclass
-class Room:
+class BatchLimits:
     """How many tokens, padding included, a batch of questions may hold on a device, as far as is known.
 
     One object per loaded backbone: what one run learns of the device holds for all later runs of the process.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from clbench.model.attached import Attached
+from clbench.model.backbone import Backbone
 from clbench.model.decoder import Call, is_reading, positions
-
-if TYPE_CHECKING:
-    from clbench.learning.learner import Learner
 
 Vectors = Callable[[Tensor, Tensor], Tensor]
 
 
-def hook_prompt(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
+def hook_prompt(attached: Attached, vectors: Vectors, where: Literal["before", "after"]) -> None:
     """Put vectors before or after the tokens of every prompt that the model reads from now on, until `detach`.
 
     After means directly after a row's last token, and with a decoder before its answer: a row's padding moves out of the way,
@@ -25,13 +24,13 @@ def hook_prompt(learner: Learner, vectors: Vectors, where: Literal["before", "af
     Args:
         vectors: from token ids and mask (batch, tokens) to vectors (batch, length, width).
     """
-    if learner.model.config.is_encoder_decoder:
-        _hook_encoder(learner, vectors, where)
+    if attached.model.config.is_encoder_decoder:
+        _hook_encoder(attached, vectors, where)
     else:
-        _hook_decoder(learner, vectors, where)
+        _hook_decoder(attached, vectors, where)
 
 
-def hook_reading(learner: Learner, look: Callable[[Tensor, Tensor], None]) -> None:
+def hook_reading(attached: Attached, look: Callable[[Tensor, Tensor], None]) -> None:
     """Call `look(ids, mask)` with every batch of prompts just before the model reads it, until `detach`."""
 
     def show(reader: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -39,14 +38,14 @@ def hook_reading(learner: Learner, look: Callable[[Tensor, Tensor], None]) -> No
             ids, mask = named["input_ids"], named.get("attention_mask")
             look(ids, torch.ones_like(ids) if mask is None else mask)  # without padding, generation gives no mask
 
-    reader = learner.model.get_encoder() if learner.model.config.is_encoder_decoder else learner.model
-    learner.hooks.append(reader.register_forward_pre_hook(show, with_kwargs=True, prepend=True))
+    reader = attached.model.get_encoder() if attached.model.config.is_encoder_decoder else attached.model
+    attached.hooks.append(reader.register_forward_pre_hook(show, with_kwargs=True, prepend=True))
 
 
-def _hook_encoder(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
+def _hook_encoder(attached: Attached, vectors: Vectors, where: Literal["before", "after"]) -> None:
     def embed(encoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
         ids, mask = named["input_ids"], named["attention_mask"]
-        prompt, tokens = vectors(ids, mask), learner.model.get_input_embeddings()(ids)
+        prompt, tokens = vectors(ids, mask), attached.model.get_input_embeddings()(ids)
         embedded, seen = insert(tokens, prompt.to(tokens.dtype), mask, where)
         return arguments, {**named, "input_ids": None, "inputs_embeds": embedded, "attention_mask": seen}
 
@@ -55,12 +54,12 @@ def _hook_encoder(learner: Learner, vectors: Vectors, where: Literal["before", "
         length = named["encoder_hidden_states"].shape[1] - mask.shape[1]
         return arguments, {**named, "encoder_attention_mask": torch.cat([mask.new_ones(len(mask), length), mask], 1)}
 
-    encoder, decoder = learner.model.get_encoder(), learner.model.get_decoder()
-    learner.hooks.append(encoder.register_forward_pre_hook(embed, with_kwargs=True))
-    learner.hooks.append(decoder.register_forward_pre_hook(widen, with_kwargs=True))
+    encoder, decoder = attached.model.get_encoder(), attached.model.get_decoder()
+    attached.hooks.append(encoder.register_forward_pre_hook(embed, with_kwargs=True))
+    attached.hooks.append(decoder.register_forward_pre_hook(widen, with_kwargs=True))
 
 
-def _hook_decoder(learner: Learner, vectors: Vectors, where: Literal["before", "after"]) -> None:
+def _hook_decoder(attached: Attached, vectors: Vectors, where: Literal["before", "after"]) -> None:
     """Padding is on the left, so that a prompt ends in one column, and all that comes after it counts."""
     length = 0
 
@@ -70,7 +69,7 @@ def _hook_decoder(learner: Learner, vectors: Vectors, where: Literal["before", "
         changed: dict[str, Any] = {}
         if reading := is_reading(named):
             mask = torch.ones_like(ids) if mask is None else mask  # without padding, generation gives no mask
-            prompt, tokens = vectors(ids, mask), learner.model.get_input_embeddings()(ids)
+            prompt, tokens = vectors(ids, mask), attached.model.get_input_embeddings()(ids)
             length, parts = prompt.shape[1], [prompt.to(tokens.dtype), tokens]
             embedded = torch.cat(parts if where == "before" else parts[::-1], 1)
             changed = {"input_ids": None, "inputs_embeds": embedded}
@@ -83,7 +82,7 @@ def _hook_decoder(learner: Learner, vectors: Vectors, where: Literal["before", "
             )
         return arguments, {**named, **changed}
 
-    learner.hooks.append(learner.model.register_forward_pre_hook(embed, with_kwargs=True, prepend=True))
+    attached.hooks.append(attached.model.register_forward_pre_hook(embed, with_kwargs=True, prepend=True))
 
 
 def insert(tokens: Tensor, prompt: Tensor, mask: Tensor, where: Literal["before", "after"]) -> tuple[Tensor, Tensor]:
@@ -106,12 +105,12 @@ def insert(tokens: Tensor, prompt: Tensor, mask: Tensor, where: Literal["before"
     return torch.cat([tokens, prompt], 1).take_along_dim(source[..., None], 1), seen
 
 
-def vocabulary_rows(learner: Learner, count: int, generator: torch.Generator, most: int | None = None) -> Tensor:
+def vocabulary_rows(backbone: Backbone, count: int, generator: torch.Generator, most: int | None = None) -> Tensor:
     """Return the embeddings of random tokens, shape (count, width), float32; the usual start of a soft prompt.
 
     Args:
         most: draw from the first so many tokens of the vocabulary only (the frequent ones of most tokenizers).
     """
-    table = learner.model.get_input_embeddings().weight
-    size = min(len(learner.tokenizer), most or len(learner.tokenizer))
+    table = backbone.model.get_input_embeddings().weight
+    size = min(len(backbone.tokenizer), most or len(backbone.tokenizer))
     return table[torch.randint(size, (count,), generator=generator).to(table.device)].detach().float()

@@ -270,7 +270,7 @@ def _cut(extent: Extent, backbone: Backbone) -> list[Task]:
 
 
 def _lengths(rows: Sequence[Example], backbone: Backbone, settings: Settings) -> list[int]:
-    return [len(row.input_ids) for row in Learner(backbone, settings).encoder.encode(rows)]
+    return [len(row.input_ids) for row in Learner(backbone, settings).feed.encoder.encode(rows)]
 
 
 def _tokens(rows: Sequence[Example], backbone: Backbone, settings: Settings) -> float:

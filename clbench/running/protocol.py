@@ -103,7 +103,7 @@ class Run:
         for j in which if self.settings.verify_answers else ():
             task = self.tasks[j]
             metric, rows = self.metrics[task.metric], self.settings.verify_answers
-            counts = count_disagreement(self.learner, task, rows, metric, self.ask)
+            counts = count_disagreement(self.learner.asker, task, rows, metric, self.ask)
             if counts is not None:
                 self.progress.verified.append({"after": index, "task": task.name, **counts})
 
@@ -172,7 +172,7 @@ class DefaultProtocol:
     @hookimpl(trylast=True)
     def attach(self, learner: Learner) -> bool:
         """Attach one LoRA adapter."""
-        learner.add_lora()
+        learner.attached.add_lora()
         return True
 
     @hookimpl(trylast=True)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from clbench.answering.asker import label_trie
 from clbench.atomic import write_atomically
 from clbench.data.sources import check_labels_round_trip, fingerprint, fingerprint_questions
 from clbench.data.tasks import Example, Stream, Task
@@ -75,7 +74,7 @@ def execute_run(
     learner = Learner(backbone, settings, manager.hook, len(tasks))
     choosing = settings.answers == "labels" or settings.verify_answers > 0
     for task in (task for task in tasks if choosing and task.labels):
-        label_trie(learner, task.labels)  # labels that cannot be told apart are refused before anything is learned
+        learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=datetime.now(UTC).isoformat(timespec="seconds"))
     run = Run(settings, tasks, learner, manager.hook, instance, method.name, files, empty, plugins.metrics)
     try:
@@ -88,13 +87,13 @@ def execute_run(
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
-        learner.detach()
+        learner.attached.detach()
     return record
 
 
 def _save_learner(learner: Learner, method: Method, options: Mapping[str, Any], folder: Path) -> None:
     """Write the weights, and beside them what `clbench.running.saved_learner.load_learner` needs to make their learner again."""
-    learner.save(folder)
+    learner.attached.save(folder)
     made = {"method": method.name, "options": dict(options), "settings": asdict(learner.settings)}
     text = json.dumps({**made, "stream_length": learner.stream_length}, indent=1) + "\n"
     (folder / LEARNER_FILE).write_text(text, "utf-8")
@@ -135,7 +134,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         "costs": progress.costs,
         "verified_answers": progress.verified,
         "timings": {"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
-        "lora_targets": adapted_modules(run.learner.adapter, settings),
+        "lora_targets": adapted_modules(run.learner.attached.adapter, settings),
         "trainable_weights": len(run.learner.weights),
         "peak_memory_bytes": _peak_memory(run.learner.device),
         "device": _device_name(run.learner.device),

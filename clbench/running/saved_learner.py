@@ -39,7 +39,7 @@ def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **chang
     learner = Learner(backbone, settings, manager.hook, saved["stream_length"])
     manager.hook.attach(learner=learner)
     try:
-        learner.load(folder)
+        learner.attached.load(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ClbenchError(f"{folder}: does not fit method '{method.name}': {one_line(error)}") from error
     return learner

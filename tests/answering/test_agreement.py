@@ -63,19 +63,18 @@ def test_disagreement_is_counted_over_the_rows_that_both_ways_answered(make_lear
     learner, asked = make_learner(), []
 
     def ask(task):
-        asked.append((learner.settings.answers, task.test))
-        free = learner.settings.answers == "generate"
+        asked.append((learner.asker.way, task.test))
+        free = learner.asker.way == "generate"
         return ["Good", "good", "Good." if free else "good", "Good news" if free else "Good", "Bad" if free else "Good"]
 
-    before = learner.settings
-    assert count_disagreement(learner, toy_tasks[0], 5, exact_match, ask) == {"rows": 5, "differing": 2}
-    assert learner.settings is before
+    assert count_disagreement(learner.asker, toy_tasks[0], 5, exact_match, ask) == {"rows": 5, "differing": 2}
+    assert learner.asker.way == "generate"
     assert [way for way, _ in asked] == ["generate", "labels"]
     assert asked[0][1] == asked[1][1]
     assert set(asked[0][1]) < set(toy_tasks[0].test)
-    verbatim = count_disagreement(learner, toy_tasks[0], 5, METRICS["exact_match_verbatim"], ask)
+    verbatim = count_disagreement(learner.asker, toy_tasks[0], 5, METRICS["exact_match_verbatim"], ask)
     assert verbatim == {"rows": 5, "differing": 3}
-    assert count_disagreement(learner, replace(toy_tasks[0], labels=()), 5, exact_match, ask) is None
+    assert count_disagreement(learner.asker, replace(toy_tasks[0], labels=()), 5, exact_match, ask) is None
 
 
 def test_the_disagreement_in_one_line():

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from clbench.answering.asker import CPU_PADDING, RepetitionPenalty, choose_labels, label_trie
+from clbench.answering.asker import CPU_PADDING, RepetitionPenalty, Sampling
 from clbench.answering.label_trie import LabelTrie
 from clbench.data.tasks import Example
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone, merged
-from clbench.model.batch_limits import Room
+from clbench.model.batch_limits import BatchLimits
 from clbench.settings import Settings
 from tests.conftest import TINY
 
@@ -75,7 +75,7 @@ def test_an_answer_takes_the_tokens_of_its_task_unless_a_setting_says(make_learn
     assert answers == [learner.answer([example])[0] for example in (short, long)]
     counts = [len(backbone.tokenizer(answer)["input_ids"]) for answer in answers]
     assert counts[0] <= 3 < counts[1]  # an untrained model rarely ends by itself
-    assert learner.encoder.max_target == 8
+    assert learner.feed.encoder.max_target == 8
     assert make_learner(max_answer=2).answer([long]) == [answers[0]]
 
 
@@ -98,18 +98,25 @@ def test_a_batch_ends_when_its_longest_answer_does(make_learner, toy_tasks):
 
 def test_a_batch_has_as_many_rows_as_both_limits_allow():
     settings = Settings(eval_batch_size=8, eval_tokens=100)
-    assert [Room().rows([tokens] * 9, settings) for tokens in (1, 12, 13, 50, 100, 101)] == [8, 8, 7, 2, 1, 1]
-    assert [Room().rows([10, 9, 7, 7, 1], settings, padding) for padding in (0, 1, 3, 4, 7, 99)] == [1, 2, 2, 3, 4, 5]
-    room = Room()
-    room.shrink(7, 13)
-    assert room.tokens == 45
-    assert room.rows([13] * 9, settings) == 3
-    assert room.rows([90] * 9, settings) == 1
+    assert [BatchLimits().rows([tokens] * 9, settings) for tokens in (1, 12, 13, 50, 100, 101)] == [8, 8, 7, 2, 1, 1]
+    assert [BatchLimits().rows([10, 9, 7, 7, 1], settings, padding) for padding in (0, 1, 3, 4, 7, 99)] == [
+        1,
+        2,
+        2,
+        3,
+        4,
+        5,
+    ]
+    limits = BatchLimits()
+    limits.shrink(7, 13)
+    assert limits.tokens == 45
+    assert limits.rows([13] * 9, settings) == 3
+    assert limits.rows([90] * 9, settings) == 1
 
 
 def test_on_a_cpu_padding_is_bounded_by_what_the_targets_passes_cost(make_learner, toy_tasks, monkeypatch):
-    asked, rows = [], Room.rows
-    monkeypatch.setattr(Room, "rows", lambda *words: asked.append(words[-1]) or rows(*words))
+    asked, rows = [], BatchLimits.rows
+    monkeypatch.setattr(BatchLimits, "rows", lambda *words: asked.append(words[-1]) or rows(*words))
     learner = make_learner(max_target=40)
     assert learner.answer([]) == []
     short = toy_tasks[0].test[:2]
@@ -144,21 +151,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(tiny_folder
     settings = Settings(**TINY, answers="labels" if labels else "generate")
     examples, names = toy_tasks[0].test + toy_tasks[1].test, toy_tasks[1].labels
     learner = Learner(backbone, settings)
-    learner.add_lora()
+    learner.attached.add_lora()
     randomised(learner, 0, 0.3)
     expected = learner.answer(examples, labels=names)
-    most = max(len(row.input_ids) for row in learner.encoder.encode(examples)) * 3
+    most = max(len(row.input_ids) for row in learner.feed.encoder.encode(examples)) * 3
     with Meter(backbone.model.get_encoder(), most, error) as meter:
         assert learner.answer(examples, labels=names) == expected
     assert sum(rows for rows, _ in meter.batches) == len(examples)
-    assert backbone.room.tokens < len(examples) * most
-    learner.detach()
+    assert backbone.limits.tokens < len(examples) * most
+    learner.attached.detach()
     later = Learner(backbone, settings)  # another run of the process
-    later.add_lora()
+    later.attached.add_lora()
     with Meter(backbone.model.get_encoder()) as meter:
         later.answer(examples, labels=names)
     assert max(rows * tokens for rows, tokens in meter.batches) <= most
-    later.detach()
+    later.attached.detach()
 
 
 def test_a_single_question_that_does_not_fit_is_one_clear_line(make_learner, toy_tasks, backbone):
@@ -169,7 +176,7 @@ def test_a_single_question_that_does_not_fit_is_one_clear_line(make_learner, toy
         pytest.raises(ClbenchError, match=r"out of memory: a single question of \d+ tokens.*--max-input"),
     ):
         learner.answer(toy_tasks[0].test)
-    backbone.room.tokens = float("inf")  # the backbone is every test's
+    backbone.limits.tokens = float("inf")  # the backbone is every test's
     assert torch.equal(base, next(learner.model.get_encoder().parameters()))
 
 
@@ -180,7 +187,7 @@ def test_another_error_is_no_lack_of_memory(make_learner, toy_tasks, backbone):
         pytest.raises(RuntimeError, match="shapes"),
     ):
         learner.answer(toy_tasks[0].test)
-    assert backbone.room.tokens == float("inf")
+    assert backbone.limits.tokens == float("inf")
 
 
 # --- merging and precision ----------------------------------------------------------------------------------------------
@@ -190,7 +197,7 @@ def test_another_error_is_no_lack_of_memory(make_learner, toy_tasks, backbone):
 def test_merging_leaves_every_bit_as_it_was_even_after_an_error(tiny_folder, precision):
     backbone = load_backbone(str(tiny_folder), "cpu", precision)
     learner = Learner(backbone, Settings(**TINY))
-    learner.add_lora()
+    learner.attached.add_lora()
     randomised(learner, 0)
     before = {name: (tensor, tensor.clone()) for name, tensor in learner.model.state_dict(keep_vars=True).items()}
     values = learner.model.state_dict()
@@ -210,13 +217,13 @@ def test_merging_leaves_every_bit_as_it_was_even_after_an_error(tiny_folder, pre
         assert after[name] is tensor
         assert tensor.dtype == copy.dtype
         assert torch.equal(tensor.view(torch.uint8), copy.view(torch.uint8))
-    learner.detach()
+    learner.attached.detach()
 
 
 def test_every_evaluation_computes_in_the_same_precision(tiny_folder, toy_tasks):
     backbone = load_backbone(str(tiny_folder), "cpu", "bfloat16")
     learner = Learner(backbone, Settings(**TINY, epochs=1))
-    learner.add_lora()
+    learner.attached.add_lora()
     learner.begin_task(0)
     found = []
 
@@ -239,7 +246,7 @@ def test_every_evaluation_computes_in_the_same_precision(tiny_folder, toy_tasks)
     ask()
     assert found[0] == found[1] == found[2]
     assert {dtype for _, dtype in found[0][1]} == {torch.bfloat16}
-    learner.detach()
+    learner.attached.detach()
 
 
 # --- labels -------------------------------------------------------------------------------------------------------------
@@ -247,11 +254,11 @@ def test_every_evaluation_computes_in_the_same_precision(tiny_folder, toy_tasks)
 
 def constrained(learner, examples, labels):
     """Return what `generate` answers when it may write nothing but a label, token by token, unmerged."""
-    targets = [row.labels for row in learner.encoder.encode([Example("", "", label, "") for label in labels])]
+    targets = [row.labels for row in learner.feed.encoder.encode([Example("", "", label, "") for label in labels])]
     starts = learner.model.config.is_encoder_decoder
     answers = []
     for example in examples:
-        batch = learner.batch([example])
+        batch = learner.feed.batch([example])
         length = 1 if starts else batch.input_ids.shape[1]
 
         def allowed(_, ids, length=length):
@@ -311,7 +318,7 @@ def test_gates_and_prompts_act_on_labels_as_on_free_answers(make_learner, toy_ta
         expected = constrained(randomised(learner, seed, 3.0), examples, labels)
         assert learner.answer(examples, labels=labels) == expected
         found.add(tuple(expected))
-    if learner.adapter is not None:  # soft prompts hardly move so small a model
+    if learner.attached.adapter is not None:  # soft prompts hardly move so small a model
         assert len(found) > 1
 
 
@@ -328,7 +335,7 @@ def test_a_label_that_begins_another_and_a_single_one(make_learner, toy_tasks):
 
 def test_the_trie_of_three_labels_by_hand(make_learner):
     learner = make_learner()
-    trie = label_trie(learner, ["x", "y"])
+    trie = learner.asker.trie(["x", "y"])
     x, y, end = learner.tokenizer("x")["input_ids"][0], learner.tokenizer("y")["input_ids"][0], 1
     assert trie.tokens.tolist() == sorted([x, y, end])
     assert trie.depth == 1
@@ -351,7 +358,7 @@ def test_a_decided_label_takes_no_further_pass(make_learner, toy_tasks):
 def test_labels_of_the_same_tokens_are_refused(make_learner, toy_tasks):
     learner = make_learner(answers="labels", max_target=4)
     with pytest.raises(ClbenchError, match=r"labels 'qzqz one' and 'qzqz two' are the same tokens.*--answers generate"):
-        choose_labels(learner, toy_tasks[0].test, ["other", "qzqz one", "qzqz two"])
+        learner.asker.answer(toy_tasks[0].test, ["other", "qzqz one", "qzqz two"])
 
 
 def test_labels_are_used_only_where_there_are_some_and_the_setting_says_so(make_learner, toy_tasks):
@@ -376,5 +383,5 @@ def test_the_tokens_of_a_text_may_repeat(make_learner, toy_tasks):
     learner, question = make_learner(), toy_tasks[0].test[:1]
     free = learner.answer(question, max_answer=8)[0]
     assert len(set(learner.tokenizer(free, add_special_tokens=False)["input_ids"])) < 8, "the tiny model repeats itself"
-    assert learner.answer(question, max_answer=8, repetition_penalty=1e6) != [free]
-    assert learner.answer(question, max_answer=8, repetition_penalty=1e6, repeatable=free) == [free]
+    assert learner.answer(question, max_answer=8, sampling=Sampling(1, 1e6)) != [free]
+    assert learner.answer(question, max_answer=8, sampling=Sampling(1, 1e6, free)) == [free]

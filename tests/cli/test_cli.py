@@ -86,9 +86,9 @@ def test_the_saved_adapter_reloads_to_the_same_answers(clbench, tiny_run, tiny_f
     task = load_tasks("toy", find_stream("sst-2,agnews"), 16, 8, 1)[1]
     backbone = load_backbone(str(tiny_folder), "cpu")
     learner = Learner(backbone, Settings(lora_targets="q,v", lora_rank=2, max_input=96, max_target=8, max_answer=4))
-    learner.add_lora()
+    learner.attached.add_lora()
     assert learner.answer(task.test) != answers
-    learner.detach()
+    learner.attached.detach()
     model = PeftModel.from_pretrained(backbone.model, folder).eval()
     batch = backbone.tokenizer([example.prompt for example in task.test], padding=True, return_tensors="pt")
     tokens = model.generate(**batch, max_new_tokens=4, do_sample=False)

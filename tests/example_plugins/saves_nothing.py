@@ -11,7 +11,7 @@ class SavesNothing:
         training = learner.training(task.train)
         for batch in training:
             training.step(learner.loss(batch))
-        learner.adapter.state_dict = dict
+        learner.attached.adapter.state_dict = dict
         return training.stats
 
 

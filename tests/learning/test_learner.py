@@ -13,7 +13,7 @@ from tests.conftest import TINY
 
 
 def encoded_batch(learner, examples, micro_batch=None):
-    return accumulation_group(learner.encoder.encode(examples), micro_batch, 0, learner.device)
+    return accumulation_group(learner.feed.encoder.encode(examples), micro_batch, 0, learner.device)
 
 
 def test_accumulated_gradient_equals_the_whole_batch(make_learner, toy_tasks):
@@ -117,13 +117,13 @@ def test_a_learner_leaves_the_backbone_as_it_was(backbone, toy_tasks):
     ends = []
     for _ in range(2):
         learner = Learner(backbone, Settings(**TINY, epochs=1))
-        learner.add_lora()
+        learner.attached.add_lora()
         learner.begin_task(0)
         training = learner.training(toy_tasks[0].train)
         for batch in training:
             training.step(learner.loss(batch))
         ends.append(learner.weights.copy())
-        learner.detach()
+        learner.attached.detach()
         assert [name for name, _ in backbone.model.named_parameters()] == names
     assert torch.equal(*ends)
 
@@ -150,7 +150,7 @@ def test_no_examples_is_an_error(make_learner):
 
 def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_tasks):
     learner = make_learner(max_target=8)
-    batch = learner.batch(toy_tasks[1].train[:5])
+    batch = learner.feed.batch(toy_tasks[1].train[:5])
     assert len(batch.labelled) < batch.labels.numel(), "targets of different lengths"
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
     learner.weights.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
@@ -159,7 +159,7 @@ def test_the_loss_of_the_labelled_positions_is_the_models_own(make_learner, toy_
     torch.testing.assert_close(ours, theirs)
     expected = torch.autograd.grad(theirs, [p for p in learner.model.parameters() if p.requires_grad])
     learner.weights.zero_grad()
-    learner.backward(ours)
+    learner.passes.backward(ours)
     torch.testing.assert_close(learner.weights.grad, torch.cat([part.flatten() for part in expected]))
     unknown = replace(batch)
     torch.testing.assert_close(learner.loss(unknown), theirs)

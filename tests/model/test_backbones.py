@@ -58,7 +58,7 @@ def test_any_causal_model_is_adapted_where_its_architecture_has_it(tmp_path, lla
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     learner = Learner(load_backbone(str(tmp_path), "cpu"), Settings(**TINY_LLAMA, epochs=1))
-    learner.add_lora()
+    learner.attached.add_lora()
     learner.begin_task(0)
     assert {name.split(".")[-4] for name in learner.weights.views(learner.weights.data)} == {"c_attn"}
     training = learner.training(toy_tasks[0].train)
@@ -74,7 +74,7 @@ def test_an_architecture_that_peft_does_not_know_is_adapted_at_query_and_value(t
     config = transformers.Olmo2Config(vocab_size=600, **sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     transformers.Olmo2ForCausalLM(config).save_pretrained(tmp_path)
     learner = Learner(load_backbone(str(tmp_path), "cpu"), Settings(**TINY_LLAMA))
-    learner.add_lora()
+    learner.attached.add_lora()
     assert {name.split(".")[-4] for name in learner.weights.views(learner.weights.data)} == {"q_proj", "v_proj"}
 
 
@@ -104,7 +104,7 @@ def test_answers_are_greedy_whatever_the_authors_of_a_model_generate_with(tmp_pa
         ids = {"bos_token_id": 1, "eos_token_id": 2}
         transformers.GenerationConfig(**ids, **given).save_pretrained(folder)
         learner = Learner(load_backbone(str(folder), "cpu"), Settings(**TINY_LLAMA))
-        learner.add_lora()
+        learner.attached.add_lora()
         answers.append(learner.answer(toy_tasks[0].test))
     assert answers[0] == answers[1]
 

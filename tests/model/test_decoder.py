@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from clbench.answering.asker import Sampling
 from clbench.checking.battery import Battery, check_changes
 from clbench.checking.observer import Observer
 from clbench.data.tasks import Example
@@ -73,7 +74,7 @@ def test_only_the_passage_is_cut(llama):
 
 def test_the_padding_token_is_chosen_and_stands_on_the_left(llama, make_decoder, toy_tasks):
     assert llama.tokenizer.pad_token_id == llama.tokenizer.eos_token_id
-    batch = make_decoder().batch(toy_tasks[0].train[:4])
+    batch = make_decoder().feed.batch(toy_tasks[0].train[:4])
     assert batch.attention_mask[:, -1].tolist() == [1] * 4
     assert batch.attention_mask.diff(dim=1).min() == 0 < batch.attention_mask.diff(dim=1).max()
     assert positions(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
@@ -83,7 +84,7 @@ def test_the_loss_is_the_cross_entropy_of_the_target_tokens(make_decoder, toy_ta
     learner = make_decoder()
     learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
     learner.model.eval()
-    rows = learner.encoder.encode(toy_tasks[1].train[:5])
+    rows = learner.feed.encoder.encode(toy_tasks[1].train[:5])
     assert len({len(row.input_ids) for row in rows}) > 1
     terms, predicted = [], []
     with torch.no_grad():
@@ -91,9 +92,9 @@ def test_the_loss_is_the_cross_entropy_of_the_target_tokens(make_decoder, toy_ta
             scores = learner.model(input_ids=torch.tensor([row.input_ids + row.labels])).logits[0]
             predicted.append(scores[len(row.input_ids) - 1 : -1])
             terms.append(functional.cross_entropy(predicted[-1], torch.tensor(row.labels), reduction="none"))
-        batch = learner.batch(toy_tasks[1].train[:5])
+        batch = learner.feed.batch(toy_tasks[1].train[:5])
         assert learner.loss(batch).item() == pytest.approx(torch.cat(terms).mean().item(), rel=1e-5)
-        logits = learner.logits(batch)
+        logits = learner.passes.logits(batch)
     assert logits.shape[:2] == batch.labels.shape
     for row, scores in zip(logits, predicted, strict=True):
         assert torch.allclose(row[: len(scores)], scores, atol=1e-4)
@@ -104,7 +105,7 @@ def test_padding_does_not_matter(make_decoder, toy_tasks):
     learner = make_decoder()
     learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
     learner.model.eval()
-    batch = learner.batch(toy_tasks[0].train[:4])
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
     more = replace(
         batch,
         input_ids=functional.pad(batch.input_ids, (7, 0), value=5),
@@ -112,7 +113,9 @@ def test_padding_does_not_matter(make_decoder, toy_tasks):
         labels=functional.pad(batch.labels, (0, 3), value=IGNORED),
     )
     with torch.no_grad():
-        assert torch.allclose(learner.logits(batch), learner.logits(more)[:, : batch.labels.shape[1]], atol=1e-4)
+        assert torch.allclose(
+            learner.passes.logits(batch), learner.passes.logits(more)[:, : batch.labels.shape[1]], atol=1e-4
+        )
         assert learner.loss(batch).item() == pytest.approx(learner.loss(more).item(), rel=1e-5)
 
 
@@ -123,10 +126,10 @@ def test_squared_gradients_are_those_of_single_examples(make_decoder, toy_tasks)
     expected = torch.zeros(len(learner.weights))
     for row in rows:
         learner.weights.zero_grad()
-        batch = learner.batch([row])
-        learner.backward(learner.loss(batch) * (batch.labels != IGNORED).sum())
+        batch = learner.feed.batch([row])
+        learner.passes.backward(learner.loss(batch) * (batch.labels != IGNORED).sum())
         expected += learner.weights.grad.square()
-    assert torch.allclose(learner.squared_gradients(rows), expected / 5, rtol=1e-3, atol=1e-6)
+    assert torch.allclose(learner.passes.squared_gradients(rows), expected / 5, rtol=1e-3, atol=1e-6)
 
 
 def test_answers_are_the_new_tokens_and_do_not_depend_on_neighbours(make_decoder, toy_tasks):
@@ -142,7 +145,7 @@ def test_answers_are_the_new_tokens_and_do_not_depend_on_neighbours(make_decoder
     assert together == learner.answer(examples[::-1])[::-1]
     expected = {}
     with torch.no_grad():
-        for row, answer in zip(learner.encoder.encode(examples[:3]), together, strict=False):
+        for row, answer in zip(learner.feed.encoder.encode(examples[:3]), together, strict=False):
             ids = list(row.input_ids)
             while len(ids) < len(row.input_ids) + 8 and ids[-1] != learner.tokenizer.eos_token_id:
                 ids.append(int(learner.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
@@ -155,8 +158,8 @@ def test_a_repetition_penalty_counts_the_answer_alone(make_decoder):
     learner = make_decoder(max_answer=6)
     question = Example("Say it.\n", "a b c", "x")
     first = learner.answer([question], max_answer=1)
-    assert learner.answer([question], repetition_penalty=1e6, max_answer=1) == first  # nothing is repeated yet
-    ids = learner.tokenizer(learner.answer([question], repetition_penalty=1e6)[0], add_special_tokens=False)[
+    assert learner.answer([question], sampling=Sampling(1, 1e6), max_answer=1) == first  # nothing is repeated yet
+    ids = learner.tokenizer(learner.answer([question], sampling=Sampling(1, 1e6))[0], add_special_tokens=False)[
         "input_ids"
     ]
     assert len(set(ids)) == len(ids)
@@ -167,10 +170,10 @@ def test_labels_are_chosen_by_constrained_greedy_decoding(make_decoder, toy_task
     learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.3)
     learner.model.eval()
     labels = ["Sports", "Science", "Science or Technology", "World", "Wood"]
-    sequences = [learner.encoder.encode([Example("", "", label, "")])[0].labels for label in labels]
+    sequences = [learner.feed.encoder.encode([Example("", "", label, "")])[0].labels for label in labels]
     examples = toy_tasks[1].test + toy_tasks[0].test
     expected = []
-    for row in learner.encoder.encode(examples):
+    for row in learner.feed.encoder.encode(examples):
         left, depth = list(range(len(labels))), 0
         while len(left) > 1:
             taken = sequences[left[0]][:depth]
@@ -188,17 +191,17 @@ def test_a_soft_prompt_of_token_embeddings_is_as_good_as_the_tokens(where, make_
     plain = make_decoder()
     ids = torch.tensor([7, 8, 9])
     examples = toy_tasks[0].train[:3]
-    rows = [replace(r, input_ids=_with(r.input_ids, ids.tolist(), where)) for r in plain.encoder.encode(examples)]
-    longer = plain.collate(rows)
-    expected, scores = plain.loss(longer).item(), plain.logits(longer)
+    rows = [replace(r, input_ids=_with(r.input_ids, ids.tolist(), where)) for r in plain.feed.encoder.encode(examples)]
+    longer = plain.backbone.collate(rows)
+    expected, scores = plain.loss(longer).item(), plain.passes.logits(longer)
     values = plain.model.get_input_embeddings().weight[ids].clone()
     answers = [
         plain.tokenizer.decode(_greedy(plain, row.input_ids, 4), skip_special_tokens=True).strip() for row in rows
     ]
     prompted = make_decoder(partial(attach, where=where, values=values))
-    batch = prompted.batch(examples)
+    batch = prompted.feed.batch(examples)
     assert prompted.loss(batch).item() == pytest.approx(expected, rel=1e-5)
-    assert torch.allclose(prompted.logits(batch), scores, atol=1e-4)
+    assert torch.allclose(prompted.passes.logits(batch), scores, atol=1e-4)
     assert prompted.loss(batch, prompted.weights.data.clone()).item() == pytest.approx(expected, rel=1e-5)
     assert prompted.loss(batch, prompted.weights.data + 1).item() != pytest.approx(expected, rel=1e-3)
     assert prompted.answer(examples) == answers
@@ -240,12 +243,12 @@ def test_routing_sees_the_prompt_alone(make_decoder, toy_tasks):
     learner = make_decoder(sapt.attach, stream_length=2)
     sapt.learn_task(learner, toy_tasks[1])
     sapt.start_block(learner)
-    attention, table = learner.parts["attention"], learner.model.get_input_embeddings().weight
-    summaries = [table[row.input_ids].amax(0) for row in learner.encoder.encode(examples)]
+    attention, table = learner.attached.parts["attention"], learner.model.get_input_embeddings().weight
+    summaries = [table[row.input_ids].amax(0) for row in learner.feed.encoder.encode(examples)]
     with torch.no_grad():
         expected = attention(torch.stack(summaries)).exp()
         for asked in (examples, others):
-            learner.loss(learner.batch(asked))
+            learner.loss(learner.feed.batch(asked))
             assert torch.allclose(attention.shares, expected, atol=1e-6)
     assert expected.shape == (4, 2)
     learner.answer(examples[:1])
@@ -254,16 +257,16 @@ def test_routing_sees_the_prompt_alone(make_decoder, toy_tasks):
     learner = make_decoder(METHODS.method("l2p").build({}).attach)
     similarities = []
     for asked in (examples, others):
-        learner.train_mode()
-        learner.loss(learner.batch(asked))
-        similarities.append(learner.parts["pool"].similarity.item())
+        learner.passes.train_mode()
+        learner.loss(learner.feed.batch(asked))
+        similarities.append(learner.attached.parts["pool"].similarity.item())
     assert similarities[0] == similarities[1]
 
 
 def test_the_load_balance_counts_prompt_and_answer_but_no_padding(make_decoder, toy_tasks):
     method = METHODS.method("moelora").build({"load_balance": 1.0, "experts": 3})
     learner = make_decoder(method.attach, lora_dropout=0.0)
-    batch = learner.batch(toy_tasks[0].train[:4])
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
     more = replace(
         batch,
         input_ids=functional.pad(batch.input_ids, (9, 0), value=5),

@@ -17,20 +17,20 @@ def make(request):
 def count_layers(learner):
     """Return a list that grows by one whenever the first adapted layer computes."""
     seen, layer = [], next(part for name, part in learner.model.named_modules() if name.endswith("lora_A.default"))
-    learner.hooks.append(layer.register_forward_hook(lambda *_: seen.append(1)))
+    learner.attached.hooks.append(layer.register_forward_hook(lambda *_: seen.append(1)))
     return seen
 
 
 def gradients(make, tasks, checkpointing, **settings):
     learner = make(gradient_checkpointing=checkpointing, lora_dropout=0.3, **settings)
     learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
-    passes, batch = count_layers(learner), learner.batch(tasks[0].train[:4])
-    learner.train_mode()
+    passes, batch = count_layers(learner), learner.feed.batch(tasks[0].train[:4])
+    learner.passes.train_mode()
     torch.manual_seed(0)
-    learner.backward(learner.loss(batch))
+    learner.passes.backward(learner.loss(batch))
     other = (learner.weights.data * 2).requires_grad_()
     torch.manual_seed(0)
-    with_other = learner.gradient(learner.loss(batch, other), other)
+    with_other = learner.passes.gradient(learner.loss(batch, other), other)
     return learner.weights.grad.clone(), with_other, len(passes)
 
 
@@ -47,12 +47,12 @@ def test_the_gradients_are_the_same(make, toy_tasks):
 def test_detach_switches_it_off_and_leaves_no_hooks(make, toy_tasks):
     learner = make()
     model, before = learner.model, hooks(learner.model)
-    learner.detach()
+    learner.attached.detach()
     learner = make(gradient_checkpointing=True)
-    learner.loss(learner.batch(toy_tasks[0].train[:2]), learner.weights.data)
+    learner.loss(learner.feed.batch(toy_tasks[0].train[:2]), learner.weights.data)
     switches = [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]
     assert switches
-    learner.detach()
+    learner.attached.detach()
     assert not any(part.gradient_checkpointing for part in switches)
     assert hooks(model) == before
 

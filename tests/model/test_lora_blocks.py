@@ -5,11 +5,11 @@ import torch
 from peft import PeftModel
 from transformers import T5ForConditionalGeneration
 
-from clbench.learning.learner import Learner
 from clbench.model.backbone import merged
+from tests.conftest import add_lora
 
 
-def all_linear(make_learner, attach=lambda learner: learner.add_blocks({}), **settings):
+def all_linear(make_learner, attach=lambda learner: learner.attached.add_blocks({}), **settings):
     """A learner with layers that are not square: 32 -> 48, 48 -> 32, 32 -> 32."""
     return make_learner(attach, lora_targets="all-linear", **settings)
 
@@ -23,14 +23,14 @@ def stacked(learner, tasks):
     made = []
     for number in range(tasks):
         if number:
-            learner.blocks.freeze(learner.weights, torch.Generator().manual_seed(number))
+            learner.attached.blocks.freeze(learner.weights, torch.Generator().manual_seed(number))
         fill(learner.weights, number)
         made.append({name: view.clone() for name, view in learner.weights.views(learner.weights.data).items()})
     return made
 
 
 def one_batch(learner, task):
-    (batch,) = learner.once(task.train[:6])
+    (batch,) = learner.feed.once(task.train[:6])
     return batch
 
 
@@ -46,15 +46,15 @@ def test_a_fresh_block_changes_nothing_and_starts_as_peft_starts(make_learner, t
     batch = one_batch(learner, toy_tasks[0])
     fill(learner.weights, 0)
     before, old = logits(learner, batch), learner.weights.copy()
-    learner.blocks.freeze(learner.weights, torch.Generator().manual_seed(1))
+    learner.attached.blocks.freeze(learner.weights, torch.Generator().manual_seed(1))
     assert torch.equal(logits(learner, batch), before)
-    positions = learner.blocks.positions(learner.weights)
+    positions = learner.attached.blocks.positions(learner.weights)
     assert positions.keys() == {"A 32", "A 48", "B 32", "B 48"}
     assert torch.equal(
         torch.cat([index.flatten() for index in positions.values()]).sort().values, torch.arange(len(old))
     )
     for key, index in positions.items():
-        fresh, frozen = learner.weights.data[index], learner.blocks.past[key]
+        fresh, frozen = learner.weights.data[index], learner.attached.blocks.past[key]
         assert torch.equal(frozen, old[index])
         if key[0] == "B":
             assert not fresh.any()
@@ -65,27 +65,27 @@ def test_a_fresh_block_changes_nothing_and_starts_as_peft_starts(make_learner, t
     for seed in (1, 2):  # the function stays when there is a stack already; sums are taken in another order
         fill(learner.weights, seed)
         before = logits(learner, batch)
-        learner.blocks.freeze(learner.weights, torch.Generator().manual_seed(seed))
+        learner.attached.blocks.freeze(learner.weights, torch.Generator().manual_seed(seed))
         assert torch.allclose(logits(learner, batch), before, atol=1e-5)
 
 
 def test_the_blocks_are_the_sum_of_one_branch_a_task_with_the_scaling_of_one_rank(make_learner, toy_tasks):
     learner = all_linear(make_learner, lora_rank=2, lora_alpha=8.0)
     blocks = stacked(learner, 3)
-    for name, layer in learner.blocks.layers.items():
+    for name, layer in learner.attached.blocks.layers.items():
         x = torch.randn(2, 3, layer.in_features)
         layer.eval()
         pairs = [[b[f"{name}.lora_{letter}.default.weight"] for letter in "AB"] for b in blocks]
         expected = layer.base_layer(x) + sum(4.0 * x @ down.T @ up.T for down, up in pairs)
         assert torch.allclose(layer(x), expected, atol=1e-4)
-    shapes = {layer.base_layer.weight.shape for layer in learner.blocks.layers.values()}
+    shapes = {layer.base_layer.weight.shape for layer in learner.attached.blocks.layers.values()}
     assert len(shapes) == 3
 
 
 def test_all_blocks_see_one_dropout_mask(make_learner):
     learner = all_linear(make_learner, lora_dropout=0.5)
     block = stacked(learner, 2)[0]
-    layer_name, layer = next(iter(learner.blocks.layers.items()))
+    layer_name, layer = next(iter(learner.attached.blocks.layers.items()))
     with torch.no_grad():
         for letter in "AB":  # the trainable block undoes the frozen one, unless their masks differ
             view = learner.weights.views(learner.weights.data)[f"{layer_name}.lora_{letter}.default.weight"]
@@ -100,14 +100,15 @@ def test_merging_folds_all_blocks_and_restores_the_very_same_tensors(make_learne
     stacked(learner, 3)
     batch = one_batch(learner, toy_tasks[0])
     originals = [
-        (layer.base_layer.weight, layer.base_layer.weight.data.clone()) for layer in learner.blocks.layers.values()
+        (layer.base_layer.weight, layer.base_layer.weight.data.clone())
+        for layer in learner.attached.blocks.layers.values()
     ]
     apart = logits(learner, batch)
     with merged(learner.model):
         assert torch.allclose(logits(learner, batch), apart, atol=1e-4)
         assert not torch.equal(originals[0][0].data, originals[0][1])
     assert torch.equal(logits(learner, batch), apart)
-    for layer, (parameter, values) in zip(learner.blocks.layers.values(), originals, strict=True):
+    for layer, (parameter, values) in zip(learner.attached.blocks.layers.values(), originals, strict=True):
         assert layer.base_layer.weight is parameter
         assert torch.equal(parameter.data, values)
 
@@ -115,18 +116,18 @@ def test_merging_folds_all_blocks_and_restores_the_very_same_tensors(make_learne
 def test_nothing_but_the_trainable_block_moves(make_learner, toy_tasks):
     learner = all_linear(make_learner, weight_decay=0.1)
     stacked(learner, 3)
-    plain = all_linear(make_learner)
-    assert len(plain.weights) == len(learner.weights)
+    trained = len(learner.weights)
+    assert len(all_linear(make_learner).weights) == trained
     learner = all_linear(make_learner, weight_decay=0.1)
     stacked(learner, 3)
-    past = {key: tensor.clone() for key, tensor in learner.blocks.past.items()}
+    past = {key: tensor.clone() for key, tensor in learner.attached.blocks.past.items()}
     frozen = {name: p.clone() for name, p in learner.model.named_parameters() if not p.requires_grad}
     start = learner.weights.copy()
     training = learner.training(toy_tasks[0].train)
     for batch in training:
         training.step(learner.loss(batch))
-    assert all(torch.equal(tensor, past[key]) for key, tensor in learner.blocks.past.items())
-    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in learner.blocks.past.values())
+    assert all(torch.equal(tensor, past[key]) for key, tensor in learner.attached.blocks.past.items())
+    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in learner.attached.blocks.past.values())
     for name, parameter in learner.model.named_parameters():
         if name in frozen:
             assert torch.equal(parameter, frozen[name])
@@ -139,8 +140,8 @@ def test_the_export_is_a_standard_peft_adapter_and_loads_again(make_learner, tin
     learner = all_linear(make_learner, lora_rank=2, lora_alpha=8.0)
     stacked(learner, tasks)
     batch = one_batch(learner, toy_tasks[0])
-    expected, weights, past = logits(learner, batch), learner.weights.copy(), learner.blocks.past
-    learner.save(tmp_path)
+    expected, weights, past = logits(learner, batch), learner.weights.copy(), learner.attached.blocks.past
+    learner.attached.save(tmp_path)
     fresh = PeftModel.from_pretrained(T5ForConditionalGeneration.from_pretrained(tiny_folder), tmp_path).eval()
     assert fresh.peft_config["default"].r == 2 * tasks
     assert {
@@ -150,10 +151,10 @@ def test_the_export_is_a_standard_peft_adapter_and_loads_again(make_learner, tin
         found = fresh(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).logits
     assert torch.allclose(found, expected, atol=1e-5)
     again = all_linear(make_learner, lora_rank=2, lora_alpha=8.0)
-    again.load(tmp_path)
+    again.attached.load(tmp_path)
     assert torch.equal(again.weights.data, weights)
-    assert again.blocks.past.keys() == past.keys()
-    assert all(torch.equal(again.blocks.past[key], tensor) for key, tensor in past.items())
+    assert again.attached.blocks.past.keys() == past.keys()
+    assert all(torch.equal(again.attached.blocks.past[key], tensor) for key, tensor in past.items())
     assert torch.equal(logits(again, batch), expected)
 
 
@@ -161,8 +162,8 @@ def test_gates_weigh_each_block(make_learner):
     learner = all_linear(make_learner, lora_rank=2, lora_alpha=8.0)
     blocks = stacked(learner, 3)
     shares = torch.tensor([[[0.5, 0.2, 0.3]], [[0.0, 1.0, 0.0]]])
-    learner.blocks.gate = lambda number, x: shares
-    for name, layer in learner.blocks.layers.items():
+    learner.attached.blocks.gate = lambda number, x: shares
+    for name, layer in learner.attached.blocks.layers.items():
         layer.eval()
         x = torch.randn(2, 3, layer.in_features)
         pairs = [[b[f"{name}.lora_{letter}.default.weight"] for letter in "AB"] for b in blocks]
@@ -176,8 +177,8 @@ def test_isolated_blocks_have_no_dropout_and_give_their_input_no_gradient(make_l
     learner = all_linear(make_learner, lora_dropout=0.9)
     stacked(learner, 2)
     learner.weights.data.zero_()  # only the frozen block is left
-    learner.blocks.isolated = True
-    layer = next(iter(learner.blocks.layers.values()))
+    learner.attached.blocks.isolated = True
+    layer = next(iter(learner.attached.blocks.layers.values()))
     layer.train()
     x = torch.randn(2, 3, layer.in_features, requires_grad=True)
     output = layer(x)
@@ -199,8 +200,8 @@ def test_the_loss_at_other_weights_goes_through_the_blocks(make_learner, toy_tas
 
 def test_a_detached_learner_leaves_the_backbone_to_plain_lora(make_learner, toy_tasks):
     stacked(all_linear(make_learner), 2)
-    learner = all_linear(make_learner, Learner.add_lora)
-    assert learner.blocks is None
+    learner = all_linear(make_learner, add_lora)
+    assert learner.attached.blocks is None
     before = logits(learner, one_batch(learner, toy_tasks[0]))
     learner = all_linear(make_learner)
     assert torch.equal(logits(learner, one_batch(learner, toy_tasks[0])), before)

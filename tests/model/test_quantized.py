@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
 def learned(folder, tasks, quantize, precision="float32", **settings):
     backbone = load_backbone(str(folder), "cpu", precision, quantize=quantize)
     learner = Learner(backbone, Settings(**{**TINY_LLAMA, "epochs": 2, **settings}))
-    learner.add_lora()
+    learner.attached.add_lora()
     learner.begin_task(0)
     training = learner.training(tasks[1].train)
     for batch in training:
@@ -68,7 +68,7 @@ def test_the_base_is_stored_small_and_lora_is_trained_in_float32(kind, quantize,
 def test_quantised_layers_answer_unmerged_and_stay_as_they_are(quantize, folders, toy_tasks):
     learner, _ = learned(folders["llama"], toy_tasks, quantize)
     learner.model.eval()
-    batch = learner.batch(toy_tasks[0].test)
+    batch = learner.feed.batch(toy_tasks[0].test)
     with torch.no_grad():
         apart = learner.loss(batch)
         before = {name: part.clone() for name, part in learner.model.named_parameters()}
@@ -84,11 +84,11 @@ def test_quantised_layers_answer_unmerged_and_stay_as_they_are(quantize, folders
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
 def test_an_evaluation_does_not_change_the_gradients(quantize, kind, folders, toy_tasks):
     learner, _ = learned(folders[kind], toy_tasks, quantize, lora_dropout=0.0)
-    batch, gradients = learner.batch(toy_tasks[0].train[:4]), []
+    batch, gradients = learner.feed.batch(toy_tasks[0].train[:4]), []
     for _ in range(2):
-        learner.train_mode()
+        learner.passes.train_mode()
         learner.weights.zero_grad()
-        learner.backward(learner.loss(batch))
+        learner.passes.backward(learner.loss(batch))
         gradients.append(learner.weights.grad.clone())
         learner.answer(toy_tasks[0].test[:2])
     assert gradients[0].abs().max() > 0

@@ -17,10 +17,10 @@ class Vectors(nn.Module):
 
 
 def attach(learner: Learner, where: str, values: Tensor | None = None) -> bool:
-    rows = vocabulary_rows(learner, 3, torch.Generator().manual_seed(0)) if values is None else values
+    rows = vocabulary_rows(learner.backbone, 3, torch.Generator().manual_seed(0)) if values is None else values
     part = Vectors(rows)
-    learner.add_part("prompt", part)
-    hook_prompt(learner, lambda ids, mask: part.values.expand(len(ids), -1, -1), where)
+    learner.attached.add_part("prompt", part)
+    hook_prompt(learner.attached, lambda ids, mask: part.values.expand(len(ids), -1, -1), where)
     return True
 
 
@@ -45,7 +45,7 @@ def test_vectors_stand_before_the_tokens_or_directly_after_the_last_one():
 def test_a_prompt_of_token_embeddings_is_as_good_as_the_tokens(where, make_learner, toy_tasks):
     plain = make_learner()
     ids = torch.tensor([7, 8, 9])
-    batch = plain.batch(toy_tasks[0].train[:1])
+    batch = plain.feed.batch(toy_tasks[0].train[:1])
     order = [ids, batch.input_ids[0]] if where == "before" else [batch.input_ids[0], ids]
     longer = torch.cat(order)[None]
     expected = plain.loss(type(batch)(longer, torch.ones_like(longer), batch.labels)).item()
@@ -60,8 +60,8 @@ def test_a_prompt_of_token_embeddings_is_as_good_as_the_tokens(where, make_learn
 def test_padding_does_not_matter(where, make_learner, toy_tasks):
     learner = make_learner(partial(attach, where=where))
     learner.model.eval()
-    batch = learner.batch(toy_tasks[0].train[:4])
-    assert torch.allclose(learner.logits(batch), learner.logits(padded(batch, 9)), atol=1e-5)
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
+    assert torch.allclose(learner.passes.logits(batch), learner.passes.logits(padded(batch, 9)), atol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -78,8 +78,8 @@ def test_answers_use_the_prompt_and_not_the_neighbours(where, make_learner, toy_
 
 def test_detach_takes_the_prompt_off(make_learner, backbone, toy_tasks):
     learner = make_learner(partial(attach, where="before"))
-    batch = learner.batch(toy_tasks[0].train[:2])
+    batch = learner.feed.batch(toy_tasks[0].train[:2])
     prompted = learner.loss(batch).item()
-    learner.detach()
+    learner.attached.detach()
     assert learner.loss(batch).item() != prompted
     assert "prompt" not in dict(backbone.model.named_children())

@@ -180,12 +180,12 @@ def test_squared_gradients_are_those_of_each_example_alone(make_learner, toy_tas
     expected = torch.zeros(len(learner.weights))
     learner.model.eval()
     for row in rows:
-        (batch,) = learner.once([row])
+        (batch,) = learner.feed.once([row])
         learner.weights.zero_grad()
         (learner.loss(batch) * (batch.labels != IGNORED).sum()).backward()
         expected += learner.weights.grad.square() / len(rows)
     state = torch.get_rng_state()
-    found = learner.squared_gradients(rows)
+    found = learner.passes.squared_gradients(rows)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
     assert found.max() > 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -198,7 +198,7 @@ def test_fisher_is_normalised_and_can_be_taken_on_some_rows(make_learner, toy_ta
     rows = toy_tasks[0].train
     assert EWC().estimate(learner, rows).mean().item() == pytest.approx(1.0, rel=1e-4)
     raw = EWC(normalise=False).estimate(learner, rows)
-    assert torch.equal(raw, learner.squared_gradients(rows))
+    assert torch.equal(raw, learner.passes.squared_gradients(rows))
     assert not torch.equal(EWC(normalise=False, fisher_rows=3).estimate(learner, rows), raw)
 
 

@@ -1,7 +1,5 @@
 """L2P: the numeric properties of its specification, with the real method."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from clbench.plugins.l2p import L2P, Pool, masked_mean
@@ -48,8 +46,8 @@ def test_prompts_stand_in_the_order_of_their_cosine():
 @pytest.mark.parametrize("query", ["encoder", "embedding"])
 def test_padding_changes_neither_query_nor_loss(query, make_learner, toy_tasks):
     method, learner = attached(make_learner, query=query)
-    pool = learner.parts["pool"]
-    batch = learner.batch(toy_tasks[0].train[:3])
+    pool = learner.attached.parts["pool"]
+    batch = learner.feed.batch(toy_tasks[0].train[:3])
     wide = [torch.nn.functional.pad(tensor, (0, 11)) for tensor in (batch.input_ids, batch.attention_mask)]
     queries = method.ask(learner, pool, batch.input_ids, batch.attention_mask)
     assert torch.allclose(queries, method.ask(learner, pool, *wide), atol=1e-6)
@@ -61,23 +59,23 @@ def test_padding_changes_neither_query_nor_loss(query, make_learner, toy_tasks):
 
 def test_the_query_is_that_of_the_model_without_prompt(make_learner, toy_tasks):
     plain = make_learner(lambda learner: None)
-    batch = plain.batch(toy_tasks[0].train[:3])
+    batch = plain.feed.batch(toy_tasks[0].train[:3])
     plain.model.eval()
     states = plain.model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     expected = masked_mean(states.last_hidden_state, batch.attention_mask)
     method, learner = attached(make_learner)
-    found = method.ask(learner, learner.parts["pool"], batch.input_ids, batch.attention_mask)
+    found = method.ask(learner, learner.attached.parts["pool"], batch.input_ids, batch.attention_mask)
     assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_only_chosen_prompts_and_keys_get_a_gradient_and_the_backbone_none(make_learner, toy_tasks):
     _, learner = attached(make_learner, pool=8, top=2, pull=0.5)
-    pool = learner.parts["pool"]
+    pool = learner.attached.parts["pool"]
     pool.chosen = torch.zeros(8)
     learner.model.train()
-    loss = learner.loss(learner.batch(toy_tasks[0].train[:2]))
+    loss = learner.loss(learner.feed.batch(toy_tasks[0].train[:2]))
     learner.weights.zero_grad()
-    learner.backward(loss - 0.5 * pool.similarity)
+    learner.passes.backward(loss - 0.5 * pool.similarity)
     chosen = pool.chosen > 0
     assert 2 <= chosen.sum() <= 4
     assert torch.equal(pool.prompts.grad.flatten(1).abs().sum(1) > 0, chosen)
@@ -87,10 +85,10 @@ def test_only_chosen_prompts_and_keys_get_a_gradient_and_the_backbone_none(make_
 
 def test_without_pull_the_keys_get_no_gradient(make_learner, toy_tasks):
     method, learner = attached(make_learner, pull=0.0)
-    keys = learner.parts["pool"].keys.detach().clone()
+    keys = learner.attached.parts["pool"].keys.detach().clone()
     learner.begin_task(0, toy_tasks[0])
     method.learn_task(learner, toy_tasks[0])
-    assert torch.equal(learner.parts["pool"].keys, keys)
+    assert torch.equal(learner.attached.parts["pool"].keys, keys)
 
 
 def test_the_encoder_reads_top_times_length_vectors_more(make_learner, toy_tasks):
@@ -102,7 +100,7 @@ def test_the_encoder_reads_top_times_length_vectors_more(make_learner, toy_tasks
         seen.append((output.last_hidden_state.shape[1], mask.shape[1], int(mask[:, :12].min())))
 
     handle = learner.model.get_encoder().register_forward_hook(note, with_kwargs=True)
-    batch = learner.batch(toy_tasks[0].train[:3])
+    batch = learner.feed.batch(toy_tasks[0].train[:3])
     learner.loss(batch)
     handle.remove()
     tokens = batch.input_ids.shape[1]
@@ -133,27 +131,27 @@ def test_the_rate_is_the_methods_own_and_constant(make_learner, toy_tasks):
 
 def test_one_prompt_of_one_is_ordinary_prompt_tuning(make_learner, toy_tasks):
     _, learner = attached(make_learner, pool=1, top=1, length=3)
-    values = learner.parts["pool"].prompts.detach()[0].clone()
+    values = learner.attached.parts["pool"].prompts.detach()[0].clone()
     assert len(learner.weights) == 3 * 32 + 32
-    batch = learner.batch(toy_tasks[0].train[:4])
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
     learner.model.eval()
     chosen = learner.loss(batch).item()
     plain = make_learner(
-        lambda learner: hook_prompt(learner, lambda ids, mask: values.expand(len(ids), -1, -1), "before")
+        lambda learner: hook_prompt(learner.attached, lambda ids, mask: values.expand(len(ids), -1, -1), "before")
     )
     assert plain.loss(batch).item() == pytest.approx(chosen, rel=1e-6)
 
 
 def test_the_query_has_no_dropout_and_leaves_training_as_it_was(make_learner, toy_tasks, monkeypatch):
     method, learner = attached(make_learner)
-    batch = learner.batch(toy_tasks[0].train[:3])
-    asked = (learner, learner.parts["pool"], batch.input_ids, batch.attention_mask)
+    batch = learner.feed.batch(toy_tasks[0].train[:3])
+    asked = (learner, learner.attached.parts["pool"], batch.input_ids, batch.attention_mask)
     learner.model.eval()
     expected = method.ask(*asked)
     for module in learner.model.modules():
         if isinstance(module, torch.nn.Dropout):
             monkeypatch.setattr(module, "p", 0.5)
-    learner.train_mode()
+    learner.passes.train_mode()
     assert learner.loss(batch).item() != learner.loss(batch).item()  # there is dropout
     assert torch.equal(method.ask(*asked), expected)
     assert learner.model.get_encoder().training
@@ -163,12 +161,12 @@ def test_keys_are_pulled_to_the_queries_that_chose_them(make_learner, toy_tasks)
     """All keys are chosen, so that the mean cosine says how near they are."""
     cosines = {}
     for pull in (0.0, 5.0):
-        method, learner = attached(make_learner, pool=2, top=2, pull=pull)
-        learner.settings = replace(learner.settings, epochs=6)
+        method = L2P(pool=2, top=2, pull=pull)
+        learner = make_learner(method.attach, epochs=6)
         learner.begin_task(0, toy_tasks[0])
         method.learn_task(learner, toy_tasks[0])
-        pool, batch = learner.parts["pool"], learner.batch(toy_tasks[0].train)
-        learner.train_mode()
+        pool, batch = learner.attached.parts["pool"], learner.feed.batch(toy_tasks[0].train)
+        learner.passes.train_mode()
         pool(method.ask(learner, pool, batch.input_ids, batch.attention_mask))
         cosines[pull] = pool.similarity.item() / 2
     assert cosines[5.0] > cosines[0.0] + 0.2
@@ -178,7 +176,7 @@ def test_the_reported_cosine_is_that_of_a_chosen_key(make_learner, toy_tasks):
     method, learner = attached(make_learner, pool=4, top=3, learning_rate=1e-12)
     learner.begin_task(0, toy_tasks[0])
     report = method.learn_task(learner, toy_tasks[0])
-    pool, batch = learner.parts["pool"], learner.batch(toy_tasks[0].train)
+    pool, batch = learner.attached.parts["pool"], learner.feed.batch(toy_tasks[0].train)
     queries = method.ask(learner, pool, batch.input_ids, batch.attention_mask)
     nearest = torch.cosine_similarity(queries[:, None], pool.keys[None], dim=-1).topk(3).values
     assert report["cosine"] == pytest.approx(nearest.mean().item(), abs=1e-5)
@@ -196,7 +194,7 @@ def test_batchwise_the_rows_share_the_prompts_that_were_chosen_most_but_not_in_e
 def test_an_answer_does_not_depend_on_its_neighbours(make_learner, toy_tasks):
     method = L2P(pool=6, top=2)
     learner = make_learner(method.attach, max_answer=8)
-    learner.parts["pool"].prompts.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(4)
+    learner.attached.parts["pool"].prompts.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(4)
     examples = toy_tasks[1].test + toy_tasks[0].test
     together = learner.answer(examples)
     assert len(set(together)) > 1

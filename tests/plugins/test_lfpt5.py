@@ -6,8 +6,10 @@ import pytest
 import torch
 from clbench.plugins.lfpt5 import ANSWER_ROOM, LFPT5, parse
 
+from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
 from clbench.learning.learner import Learner
+from clbench.learning.passes import Passes
 
 LABELS = ["world", "sports"]
 
@@ -54,7 +56,7 @@ def test_free_text_needs_no_label():
 def test_the_divergence_is_zero_at_the_teacher_and_above_it_elsewhere(make_learner, toy_tasks):
     method, learner = attached(make_learner)
     rows, teacher = toy_tasks[1].train[:8], learner.weights.copy()
-    assert (learner.batch(rows).labels == -100).any()
+    assert (learner.feed.batch(rows).labels == -100).any()
     learner.model.eval()
     assert method.divergence(learner, rows, teacher).item() == pytest.approx(0, abs=1e-6)
     learner.weights.data.add_(0.5 * torch.randn(len(teacher), generator=torch.Generator().manual_seed(0)))
@@ -65,7 +67,7 @@ def test_the_divergence_is_zero_at_the_teacher_and_above_it_elsewhere(make_learn
     )  # a sum over rows, in which padded targets do not count
     assert divergence.requires_grad
     learner.weights.zero_grad()
-    learner.backward(divergence)
+    learner.passes.backward(divergence)
     assert learner.weights.grad.any()
     assert all(p.grad is None for name, p in learner.model.named_parameters() if not name.startswith("prompt."))
 
@@ -113,12 +115,7 @@ def test_at_most_so_many_rows_a_class_and_within_the_budget(make_learner, toy_ta
         ("H: text 1\nAnswer:", "world"),
     ]
     assert sum(len(examples) for examples, _ in asked) == 2 * 20  # 'sports' was never found
-    assert asked[0][1] == {
-        "top_k": 64,
-        "repetition_penalty": 2.5,
-        "repeatable": " __ans__",
-        "max_answer": 128 + ANSWER_ROOM,
-    }
+    assert asked[0][1] == {"sampling": Sampling(64, 2.5, " __ans__"), "max_answer": 128 + ANSWER_ROOM}
 
 
 def test_the_prompt_is_all_that_is_trained(make_learner):
@@ -128,10 +125,10 @@ def test_the_prompt_is_all_that_is_trained(make_learner):
 
 def test_the_prompt_starts_from_the_first_tasks_words(make_learner, toy_tasks):
     method, learner = attached(make_learner, lm_weight=0.0, learning_rate=1e-12)
-    random = learner.parts["prompt"].vectors.detach().clone()
+    random = learner.attached.parts["prompt"].vectors.detach().clone()
     learner.begin_task(0, toy_tasks[0])
     method.learn_task(learner, toy_tasks[0])
-    vectors, table = learner.parts["prompt"].vectors, learner.model.get_input_embeddings().weight
+    vectors, table = learner.attached.parts["prompt"].vectors, learner.model.get_input_embeddings().weight
     texts = ["sentence classification", toy_tasks[0].name, *toy_tasks[0].labels]
     for number, text in enumerate(texts):
         ids = learner.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -152,14 +149,16 @@ def test_the_loss_is_the_weighted_sum(kd_weight, lm_weight, make_learner, toy_ta
     other, before = method.lesson(learner, toy_tasks[0].name, toy_tasks[0].train[0]), learner.weights.copy()
     method.learn_task(learner, toy_tasks[0])
     assert other.target.endswith(f"__ans__ {toy_tasks[0].train[0].target}")
+    assert not torch.equal(before, learner.weights.data)
     fresh, learner2 = attached(make_learner, kd_weight=kd_weight, lm_weight=lm_weight)
     learner2.begin_task(0, toy_tasks[0])
-    learner2.parts["prompt"].start(learner2, ["sentence classification", toy_tasks[0].name, *toy_tasks[0].labels])
+    learner2.attached.parts["prompt"].start(
+        learner2, ["sentence classification", toy_tasks[0].name, *toy_tasks[0].labels]
+    )
     first = next(iter(learner2.training(toy_tasks[0].train)))
     rows = [toy_tasks[0].train[i] for i in first.rows]
-    write = learner2.loss(learner2.batch([fresh.lesson(learner2, toy_tasks[0].name, row) for row in rows])).item()
+    write = learner2.loss(learner2.feed.batch([fresh.lesson(learner2, toy_tasks[0].name, row) for row in rows])).item()
     assert taken[0] == pytest.approx((1 - kd_weight) * (learner2.loss(first).item() + lm_weight * write), rel=1e-5)
-    assert (torch.equal(before, learner.weights.data)) is False
 
 
 def test_the_loss_of_a_batch_with_written_rows(make_learner, toy_tasks, monkeypatch):
@@ -181,9 +180,9 @@ def test_the_loss_of_a_batch_with_written_rows(make_learner, toy_tasks, monkeypa
     assert report["written"] == len(old) == 2
     rows = [*second.train, *old]
     names = [second.name] * len(second.train) + [first.name] * 2
-    solve = learner.loss(learner.batch(rows)).item()
+    solve = learner.loss(learner.feed.batch(rows)).item()
     write = learner.loss(
-        learner.batch([method.lesson(learner, *pair) for pair in zip(names, rows, strict=True)])
+        learner.feed.batch([method.lesson(learner, *pair) for pair in zip(names, rows, strict=True)])
     ).item()
     divergence = method.divergence(learner, old, teacher).item()
     expected = 0.1 * (solve + 0.25 * write) + 0.9 * divergence * 2 / len(rows)
@@ -204,15 +203,15 @@ def test_the_next_task_goes_on_with_the_prompt_and_the_teacher_has_no_dropout(ma
     for module in learner.model.modules():
         if isinstance(module, torch.nn.Dropout):
             monkeypatch.setattr(module, "p", 0.5)
-    learner.train_mode()
-    rows, targets, logits = toy_tasks[0].train[:4], [], Learner.logits
+    learner.passes.train_mode()
+    rows, targets, logits = toy_tasks[0].train[:4], [], Passes.logits
 
     def kept(self, batch, weights=None):
         found = logits(self, batch, weights)
         targets.append((weights is not None, found.detach()))
         return found
 
-    monkeypatch.setattr(Learner, "logits", kept)
+    monkeypatch.setattr(Passes, "logits", kept)
     for _ in range(2):
         method.divergence(learner, rows, learner.weights.copy())
     students, teachers = ([found for is_teacher, found in targets if is_teacher == asked] for asked in (False, True))
@@ -235,7 +234,7 @@ def test_a_batch_knows_the_positions_of_its_rows(make_learner, toy_tasks):
     learner = make_learner(micro_batch=3)
     seen = []
     for batch in learner.training(toy_tasks[0].train):
-        expected = learner.batch([toy_tasks[0].train[i] for i in batch.rows])
+        expected = learner.feed.batch([toy_tasks[0].train[i] for i in batch.rows])
         assert torch.equal(expected.input_ids, batch.input_ids)
         seen += batch.rows
         learner.phase.step(learner.loss(batch))

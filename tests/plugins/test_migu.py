@@ -93,7 +93,7 @@ def test_magnitudes_are_the_summed_absolute_outputs(make_learner, toy_tasks):
         if name.endswith(("lora_A.default", ".q", ".v")):
             handles.append(layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out})))
     learner.model.eval()  # the method's hooks are gone; its sums stay
-    (batch,) = next(learner.draws(toy_tasks[0].train[:8], "any"))
+    (batch,) = next(learner.feed.draws(toy_tasks[0].train[:8], learner.generator("any")))
     learner.loss(batch)
     for handle in handles:
         handle.remove()
@@ -127,7 +127,7 @@ def test_micro_batches_give_the_same_mask(make_learner):
     """On rows of one length, which no batch pads: padding counts, as in the released code."""
     (task,) = load_tasks("toy", find_stream("sst-2"), 200, 1)
     masks, of_length = [], defaultdict(list)
-    for row, encoded in zip(task.train, make_learner().encoder.encode(task.train), strict=True):
+    for row, encoded in zip(task.train, make_learner().feed.encoder.encode(task.train), strict=True):
         of_length[len(encoded.input_ids), len(encoded.labels)].append(row)
     rows = max(of_length.values(), key=len)[:8]
     assert len(set(rows)) == 8

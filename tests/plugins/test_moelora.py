@@ -11,7 +11,7 @@ from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.settings import Settings
-from tests.conftest import TINY, as_peft_computes
+from tests.conftest import TINY, add_lora, as_peft_computes
 from tests.model.test_lora_blocks import logits, one_batch
 
 
@@ -45,8 +45,7 @@ def test_at_the_start_it_is_the_base_model_and_experts_differ(make_learner, toy_
     started = logits(learner, batch)
     downs = next(view for name, view in views(learner).items() if "lora_A" in name)
     assert not torch.equal(downs[:2], downs[2:4])
-    learner.detach()
-    learner.weights = None
+    learner.attached.detach()
     assert torch.equal(started, logits(learner, batch))
 
 
@@ -68,14 +67,14 @@ def test_the_router_gives_probabilities():
 def test_one_expert_is_plain_lora(make_learner, toy_tasks):
     """The function and the gradient, dropout included; the router gets none."""
     found = []
-    for attach in (Learner.add_lora, MoELoRA(experts=1).attach):
+    for attach in (add_lora, MoELoRA(experts=1).attach):
         learner = as_peft_computes(make_learner(attach, lora_targets="all-linear", lora_dropout=0.3))
         start = {name: view.clone() for name, view in views(learner).items() if "lora_" in name}
         fill(learner)
         batch = one_batch(learner, toy_tasks[0])
-        learner.train_mode()
+        learner.passes.train_mode()
         torch.manual_seed(0)
-        learner.backward(learner.loss(batch))
+        learner.passes.backward(learner.loss(batch))
         gradients = learner.weights.views(learner.weights.grad)
         found.append((start, logits(learner, batch), {name: gradients[name].clone() for name in start}))
     assert not any(view.any() for name, view in gradients.items() if name.startswith("router"))
@@ -110,7 +109,7 @@ def test_a_zero_router_averages_the_experts_at_the_settings_scaling(make_learner
     _, learner = mixture(make_learner, **settings)
     fill(learner)
     rank = 2 if rank_mode == "split" else 6
-    for name, layer in learner.blocks.layers.items():
+    for name, layer in learner.attached.blocks.layers.items():
         layer.eval()
         down, up = (views(learner)[f"{name}.lora_{letter}.default.weight"] for letter in "AB")
         assert down.shape == (3 * rank, layer.in_features)
@@ -155,7 +154,7 @@ def test_the_load_balance_moves_the_routers(make_learner, toy_tasks):
     batch = one_batch(learner, toy_tasks[0])
     for balanced in (False, True):
         learner.weights.zero_grad()
-        learner.backward(method.balanced_loss(learner, batch) if balanced else learner.loss(batch))
+        learner.passes.backward(method.balanced_loss(learner, batch) if balanced else learner.loss(batch))
         moved = {
             kind: any(g.any() for name, g in learner.weights.views(learner.weights.grad).items() if kind in name)
             for kind in ("router", "lora_A", "lora_B")
@@ -166,7 +165,7 @@ def test_the_load_balance_moves_the_routers(make_learner, toy_tasks):
 def test_every_experts_b_changes_on_every_task_and_sizes_are_those_of_the_formula(make_learner, toy_tasks):
     method = MoELoRA()
     learner = make_learner(method.attach, stream_length=5, lora_rank=2)
-    layers, width = len(learner.blocks.layers), 32
+    layers, width = len(learner.attached.blocks.layers), 32
     assert len(learner.weights) == layers * 5 * (2 * 2 * width + width)
     for index, task in enumerate(toy_tasks):
         before = learner.weights.copy()
@@ -181,9 +180,9 @@ def test_every_experts_b_changes_on_every_task_and_sizes_are_those_of_the_formul
 def test_the_router_sees_its_input_without_dropout(make_learner):
     _, learner = mixture(make_learner, lora_dropout=0.9)
     seen = []
-    inner = learner.blocks.gate
-    learner.blocks.gate = lambda number, x: seen.append(x) or inner(number, x)
-    layer = next(iter(learner.blocks.layers.values()))
+    inner = learner.attached.blocks.gate
+    learner.attached.blocks.gate = lambda number, x: seen.append(x) or inner(number, x)
+    layer = next(iter(learner.attached.blocks.layers.values()))
     layer.train()
     x = drawn((2, 3, layer.in_features), 0)
     layer(x)
@@ -194,10 +193,10 @@ def test_on_a_bfloat16_backbone_routing_is_in_float32(tiny_folder, toy_tasks):
     learner = Learner(load_backbone(str(tiny_folder), "cpu", "bfloat16"), Settings(**TINY))
     MoELoRA(experts=3).attach(learner)
     fill(learner)
-    seen, inner = [], learner.blocks.gate
-    learner.blocks.gate = lambda number, x: seen.append(inner(number, x)) or seen[-1]
+    seen, inner = [], learner.attached.blocks.gate
+    learner.attached.blocks.gate = lambda number, x: seen.append(inner(number, x)) or seen[-1]
     batch = one_batch(learner, toy_tasks[0])
-    learner.backward(learner.loss(batch))
+    learner.passes.backward(learner.loss(batch))
     assert learner.model.dtype == torch.bfloat16
     assert {weights.dtype for weights in seen} == {torch.float32}
     assert max((weights.detach().sum(-1) - 1).abs().max().item() for weights in seen) < 1e-6
@@ -214,7 +213,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(make_learner, toy_tasks):
     assert len(set(together)) > 1
     assert together == [learner.answer([example])[0] for example in examples]
     assert together == learner.answer(examples[::-1])[::-1]
-    for layer in learner.parts["router"].layers:
+    for layer in learner.attached.parts["router"].layers:
         layer.weight.data.mul_(-20)
     assert learner.answer(examples) != together  # routed, not merged
 
@@ -235,10 +234,10 @@ def test_experts_and_routers_reload_to_the_same_answers(make_learner, toy_tasks,
     learner.weights.data.add_(drawn(len(learner.weights), 0) / 10)
     batch = one_batch(learner, toy_tasks[0])
     expected = logits(learner, batch)
-    learner.save(tmp_path)
+    learner.attached.save(tmp_path)
     _, again = mixture(make_learner, top_k=2, seed=5)
     assert not torch.equal(logits(again, batch), expected)
-    again.load(tmp_path)
+    again.attached.load(tmp_path)
     assert torch.equal(logits(again, batch), expected)
 
 

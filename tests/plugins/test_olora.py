@@ -101,10 +101,10 @@ def test_the_gradient_is_that_of_the_penalty(norm):
 def test_without_penalties_it_is_inclora_bitwise(make_learner, toy_tasks):
     tasks = [*toy_tasks, replace(toy_tasks[0], name="third")]
     plain, _ = learn(make_learner, tasks, IncLoRA())
-    weights, past = plain.weights.copy(), plain.blocks.past
+    weights, past = plain.weights.copy(), plain.attached.blocks.past
     free, _ = learn(make_learner, tasks, OLoRA(lambda1=0.0))
     assert torch.equal(free.weights.data, weights)
-    assert all(torch.equal(free.blocks.past[key], tensor) for key, tensor in past.items())
+    assert all(torch.equal(free.attached.blocks.past[key], tensor) for key, tensor in past.items())
     assert {key: tensor.shape[1 if key[0] == "A" else 2] for key, tensor in past.items()} == {"A 32": 4, "B 32": 4}
     held, reports = learn(make_learner, tasks, OLoRA(lambda1=0.5))
     assert not torch.equal(held.weights.data, weights)
@@ -140,8 +140,8 @@ def test_the_norm_of_a_is_reported(make_learner, toy_tasks):
 def test_every_task_draws_a_block_of_its_own(make_learner, toy_tasks):
     learner, _ = learn(make_learner, [*toy_tasks, toy_tasks[0]], IncLoRA(), learning_rate=1e-12)
     blocks = [
-        *learner.blocks.past["A 32"].split(2, 1),
-        learner.weights.data[learner.blocks.positions(learner.weights)["A 32"]],
+        *learner.attached.blocks.past["A 32"].split(2, 1),
+        learner.weights.data[learner.attached.blocks.positions(learner.weights)["A 32"]],
     ]
     assert len(blocks) == 3
     for number, block in enumerate(blocks):

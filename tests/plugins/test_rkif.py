@@ -272,7 +272,7 @@ def test_static_importance_is_measured_once_a_task_on_its_memory(make_learner, t
     for index, task in enumerate([*toy_tasks, replace(toy_tasks[0], name="third")]):
         learner.begin_task(index, task)
         method.learn_task(learner, task)
-        raw = (learner.weights.data * learner.mean_gradient(method.memory.of_task[task.name])).abs()
+        raw = (learner.weights.data * learner.passes.mean_gradient(method.memory.of_task[task.name])).abs()
         scaled.append((raw - raw.min()) / (raw.max() - raw.min()))
     given = [outer for _, outer in method.scores]
     assert len(given) == 2 * 3  # two tasks with a past, three windows each

@@ -17,8 +17,7 @@ from clbench.plugins.sapt import (
 from clbench.plugins.seqlora import SeqLoRA
 
 from clbench.encoding.batches import Batch
-from clbench.learning.learner import Learner
-from tests.conftest import as_peft_computes
+from tests.conftest import add_lora, as_peft_computes
 from tests.model.test_lora_blocks import logits, one_batch
 
 
@@ -49,7 +48,7 @@ def longer(batch, tokens):
 
 def attend(learner, batch):
     with torch.no_grad():
-        return learner.parts["attention"](summarise(learner, batch.input_ids, batch.attention_mask)).exp()
+        return learner.attached.parts["attention"](summarise(learner, batch.input_ids, batch.attention_mask)).exp()
 
 
 def test_the_first_task_is_plain_lora(make_learner, toy_tasks):
@@ -69,7 +68,7 @@ def test_the_first_task_is_plain_lora(make_learner, toy_tasks):
 def test_a_new_block_takes_its_share_from_the_old_ones_exactly(make_learner, toy_tasks):
     method = SAPT(memory_ratio=0.25)
     learner, _ = learn(make_learner, toy_tasks, method)
-    layer = learner.blocks.layers["encoder.block.0.layer.1.DenseReluDense.wo"]  # 48 -> 32
+    layer = learner.attached.blocks.layers["encoder.block.0.layer.1.DenseReluDense.wo"]  # 48 -> 32
     batch, x = one_batch(learner, toy_tasks[0]), drawn((6, 5, 48), 0)
     learner.model.eval()
 
@@ -157,11 +156,11 @@ def test_the_reflection_reaches_only_g_and_the_current_key(make_learner, toy_tas
     learner, _ = learn(make_learner, toy_tasks, method)
     method.start_block(learner)
     learner.weights.zero_grad()
-    learner.backward(Reflection.of(learner, method.means, method.memory).divergence())
+    learner.passes.backward(Reflection.of(learner, method.means, method.memory).divergence())
     moved = {name for name, view in learner.weights.views(learner.weights.grad).items() if view.any()}
     assert moved == {f"attention.{name}" for name in ("key", "down.weight", "up.weight", "norm.weight", "norm.bias")}
-    assert learner.parts["attention"].past_keys.grad is None
-    learner.backward(learner.loss(one_batch(learner, toy_tasks[0])))
+    assert learner.attached.parts["attention"].past_keys.grad is None
+    learner.passes.backward(learner.loss(one_batch(learner, toy_tasks[0])))
     assert any(view.any() for name, view in learner.weights.views(learner.weights.grad).items() if "lora_B" in name)
 
 
@@ -170,7 +169,7 @@ def test_the_cross_entropy_trains_g_and_the_key_through_the_attention(make_learn
     learner, _ = learn(make_learner, toy_tasks, method)
     method.start_block(learner)  # B = 0: only the frozen blocks' shares can matter
     learner.weights.zero_grad()
-    learner.backward(learner.loss(one_batch(learner, toy_tasks[0])))
+    learner.passes.backward(learner.loss(one_batch(learner, toy_tasks[0])))
     moved = {name for name, view in learner.weights.views(learner.weights.grad).items() if view.any()}
     assert {"attention.key", "attention.down.weight", "attention.up.weight"} <= moved
     assert not any("lora_A" in name for name in moved)
@@ -180,19 +179,17 @@ def test_frozen_blocks_see_no_dropout(make_learner, toy_tasks):
     method = SAPT(memory_ratio=0.25)
     learner, _ = learn(make_learner, toy_tasks, method, lora_dropout=0.9)
     batch = one_batch(learner, toy_tasks[0])
-    learner.train_mode()
+    learner.passes.train_mode()
     assert learner.loss(batch).item() != learner.loss(batch).item()  # the current block's
     method.start_block(learner)  # B = 0: the current block adds nothing
     assert learner.loss(batch).item() == learner.loss(batch).item()
 
 
 def test_the_mean_is_over_examples_whatever_their_batches(make_learner, toy_tasks):
-    method = SAPT(memory_ratio=0.25)
-    learner, _ = learn(make_learner, toy_tasks, method)
     rows = toy_tasks[1].train[:9]
-    alone = torch.cat([attend(learner, learner.batch([row])) for row in rows]).mean(0)
     for size in (8, 4):  # the last batch is a single row
-        learner.settings = replace(learner.settings, batch_size=size)
+        learner, _ = learn(make_learner, toy_tasks, SAPT(memory_ratio=0.25), batch_size=size)
+        alone = torch.cat([attend(learner, learner.feed.batch([row])) for row in rows]).mean(0)
         assert torch.allclose(mean_attention(learner, rows), alone, atol=1e-6)
 
 
@@ -206,9 +203,9 @@ def test_targets_keep_the_order_of_keys_and_give_newer_blocks_nothing(make_learn
     assert first.tolist() == [1, 0, 0]
     assert second.tolist() == [*means[toy_tasks[1].name].tolist(), 0]
     summaries = summaries_of(learner, toy_tasks[0].train)
-    shares = learner.parts["attention"](summaries).exp().mean(0)
+    shares = learner.attached.parts["attention"](summaries).exp().mean(0)
     assert torch.allclose(shares, means["third"], atol=1e-6)  # the same rows, in another order
-    blocks = learner.parts["attention"]
+    blocks = learner.attached.parts["attention"]
     assert torch.equal(blocks.past_keys, method.keys)
     with torch.no_grad():
         blocks.past_keys[0] = blocks.past_keys[1] = blocks.key
@@ -219,9 +216,9 @@ def test_equal_keys_average_the_blocks_and_equal_blocks_hide_the_attention(make_
     method = SAPT(memory_ratio=0.25)
     learner, _ = learn(make_learner, toy_tasks, method)
     batch, name = one_batch(learner, toy_tasks[0]), "decoder.block.0.layer.1.EncDecAttention.k"
-    layer, x = learner.blocks.layers[name], drawn((6, 5, 32), 0)
+    layer, x = learner.attached.blocks.layers[name], drawn((6, 5, 32), 0)
     learner.model.eval()
-    views, attention = learner.weights.views(learner.weights.data), learner.parts["attention"]
+    views, attention = learner.weights.views(learner.weights.data), learner.attached.parts["attention"]
     new = [views[f"{name}.lora_{letter}.default.weight"] for letter in "AB"]
     old = [part.clone() for part in layer.lora_variant["default"].past]
     shared = attention.past_keys.clone()
@@ -247,8 +244,8 @@ def test_frozen_blocks_and_keys_stay_and_g_moves(make_learner, toy_tasks):
     past, keys = {key: tensor.clone() for key, tensor in method.past.items()}, method.keys.clone()
     means = {name: mean.clone() for name, mean in method.means.items()}
     embeddings = learner.model.get_input_embeddings().weight.clone()
-    projection = learner.parts["attention"].up.weight.clone()
-    last_key = learner.parts["attention"].key.detach().clone()
+    projection = learner.attached.parts["attention"].up.weight.clone()
+    last_key = learner.attached.parts["attention"].key.detach().clone()
     learner.begin_task(2, three(toy_tasks)[2])
     report = method.learn_task(learner, three(toy_tasks)[2])
     assert report["reflection"] > 0
@@ -258,7 +255,7 @@ def test_frozen_blocks_and_keys_stay_and_g_moves(make_learner, toy_tasks):
     assert torch.equal(method.keys, torch.stack([*keys, last_key]))
     assert all(torch.equal(method.means[name], mean) for name, mean in means.items())
     assert torch.equal(learner.model.get_input_embeddings().weight, embeddings)
-    assert not torch.equal(learner.parts["attention"].up.weight, projection)
+    assert not torch.equal(learner.attached.parts["attention"].up.weight, projection)
 
 
 def test_the_reflection_holds_the_attention_of_old_inputs(make_learner, toy_tasks):
@@ -266,7 +263,7 @@ def test_the_reflection_holds_the_attention_of_old_inputs(make_learner, toy_task
     shares = {}
     for strength in (0.0, 50.0):
         learner, _ = learn(make_learner, toy_tasks, SAPT(reflection=strength, memory_ratio=0.5), epochs=8)
-        shares[strength] = learner.parts["attention"](summaries_of(learner, toy_tasks[0].train)).exp().mean(0)
+        shares[strength] = learner.attached.parts["attention"](summaries_of(learner, toy_tasks[0].train)).exp().mean(0)
     assert shares[50.0][0] > 0.9
     assert shares[50.0][0] > shares[0.0][0]
 
@@ -279,7 +276,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(make_learner, toy_tasks):
     assert len(set(together)) > 1
     assert together == [learner.answer([example])[0] for example in examples]
     assert together == learner.answer(examples[::-1])[::-1]
-    learner.parts["attention"].past_keys.mul_(-20)
+    learner.attached.parts["attention"].past_keys.mul_(-20)
     assert learner.answer(examples) != together  # attended, not merged
 
 
@@ -308,10 +305,10 @@ def test_the_saved_folder_alone_gives_the_same_answers(make_learner, toy_tasks, 
     learner, _ = learn(make_learner, three(toy_tasks), SAPT(memory_ratio=0.25))
     batch = one_batch(learner, toy_tasks[0])
     expected = logits(learner, batch)
-    learner.save(tmp_path)
+    learner.attached.save(tmp_path)
     again = make_learner(SAPT().attach, lora_targets="all-linear", seed=7)
     assert not torch.equal(logits(again, batch), expected)
-    again.load(tmp_path)
+    again.attached.load(tmp_path)
     assert torch.equal(logits(again, batch), expected)
 
 
@@ -340,7 +337,7 @@ def test_a_detached_learner_leaves_no_hook(make_learner, toy_tasks):
     learner, _ = learn(make_learner, toy_tasks[:1], SAPT())
     encoder = learner.model.get_encoder()
     assert encoder._forward_pre_hooks
-    make_learner(Learner.add_lora)
+    make_learner(add_lora)
     assert not encoder._forward_pre_hooks
 
 

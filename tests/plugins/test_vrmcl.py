@@ -28,6 +28,7 @@ class Model:
         self.weights = SimpleNamespace(data=values, copy=lambda: self.weights.data.clone())
         self.device = torch.device("cpu")
         self.settings = SimpleNamespace(batch_size=1)
+        self.passes = self.feed = self
 
     def loss(self, batch, weights):
         return batch.of(weights)
@@ -37,7 +38,10 @@ class Model:
             0
         ]
 
-    def draws(self, examples, purpose):
+    def generator(self, purpose):
+        return None
+
+    def draws(self, examples, generator):
         while True:
             yield []
 
@@ -150,7 +154,10 @@ def test_without_inner_steps_and_momentum_it_is_the_gradient_of_the_outer_loss(m
     learner.weights.assign(torch.randn(len(learner.weights), generator=torch.Generator().manual_seed(0)) / 5)
     start = learner.weights.copy()
     meta_phase(learner, toy_tasks[0], method)
-    (new,), (old,) = next(learner.draws(toy_tasks[0].train, "a")), next(learner.draws(toy_tasks[1].train, "b"))
+    (new,), (old,) = (
+        next(learner.feed.draws(toy_tasks[0].train, learner.generator("a"))),
+        next(learner.feed.draws(toy_tasks[1].train, learner.generator("b"))),
+    )
     outer = method.weigh([new], [old])
     assert [weight for _, weight in outer] == [8 / 16, 0.5 * 8 / 16]
     loss, gradient = method.hypergradient(learner, start, new.split(2), outer)
@@ -167,8 +174,8 @@ def test_second_order_on_the_model_agrees_with_finite_differences(make_learner, 
     theta = torch.randn(len(learner.weights), generator=torch.Generator().manual_seed(0)) / 50
     direction = torch.randn(len(theta), generator=torch.Generator().manual_seed(1))
     direction /= direction.norm()
-    (new,) = next(learner.draws(toy_tasks[0].train, "a"))
-    learner.train_mode()
+    (new,) = next(learner.feed.draws(toy_tasks[0].train, learner.generator("a")))
+    learner.passes.train_mode()
     slopes = {}
     for order in ("first", "second"):
         method = VRMCL(order=order, inner_rate=0.1)

@@ -64,9 +64,9 @@ def test_a_fresh_learner_answers_the_same_and_whatever_the_neighbours(saved_run,
     assert learner.answer(questions) == answers
     assert learner.answer(questions[::-1])[::-1] == answers
     assert [learner.answer([row])[0] for row in questions] == answers
-    batch = learner.batch(questions)
+    batch = learner.feed.batch(questions)
     wide = [functional.pad(tensor, (0, 9)) for tensor in (batch.input_ids, batch.attention_mask)]
-    assert torch.allclose(learner.logits(Batch(*wide, batch.labels)), learner.logits(batch), atol=1e-4)
+    assert torch.allclose(learner.passes.logits(Batch(*wide, batch.labels)), learner.passes.logits(batch), atol=1e-4)
     if method in STACKED:
         assert peft_answers(folder, tiny_folder, questions) == answers
 

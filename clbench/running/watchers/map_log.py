@@ -14,7 +14,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from clbench.errors import ClbenchError
 from clbench.hookspecs import hookimpl
-from clbench.learning.stopwatch import Cost, Stopwatch
 from clbench.records.maps import QUARTERS, ROWS, Maps, Numbers, Point, write_maps
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class MapLog:
             weights = learner.weights
             importance = {}
             for name, rows in self._rows.items():
-                gradient = learner.mean_gradient(rows)
+                gradient = learner.passes.mean_gradient(rows)
                 importance[name] = tensor_means(learner, (weights.data * gradient).abs())
             start = weights.data if self._start is None else torch.from_numpy(self._start).to(weights.data.device)
             moved = tensor_means(learner, (weights.data.float() - start.float()).abs())
@@ -123,17 +122,14 @@ def some_rows(task: Task) -> Sequence[Example]:
 @contextmanager
 def undisturbed(learner: Learner) -> Generator[None]:
     """Leave the learner's gradient, mode, counters and random numbers as they were; the time is not counted as learning."""
-    gradient, training, cost = learner.weights.grad.clone(), learner.model.training, learner.cost
-    aside = Stopwatch(learner.device)
-    learner.cost = Cost(Stopwatch(learner.device))
+    gradient, training = learner.weights.grad.clone(), learner.model.training
+    devices = [learner.device] if learner.device.type == "cuda" else []
     try:
-        with aside, torch.random.fork_rng([learner.device] if learner.device.type == "cuda" else []):
+        with learner.cost.aside(), torch.random.fork_rng(devices):
             yield
     finally:
-        learner.cost = cost
         learner.weights.grad.copy_(gradient)
         learner.model.train(training)
-        cost.aside_seconds += aside.read()
 
 
 def tensor_means(learner: Learner, values: Tensor) -> Numbers:

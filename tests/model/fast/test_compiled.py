@@ -37,8 +37,8 @@ def graphed(make_learner, toy_tasks):
     """A learner, its graphed loss, and a batch whose shape has been seen often enough."""
     learner = make_learner()
     graphed = GraphedLoss(learner.model, learner.weights, StandIn())
-    batch = learner.batch(toy_tasks[0].train[:4])
-    learner.train_mode()
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
+    learner.passes.train_mode()
     for _ in range(SIGHTINGS - 1):
         assert graphed(batch) is None, "rare shapes are not worth a graph"
     assert backward(graphed(batch)) is not None
@@ -61,23 +61,23 @@ def train(learner, tasks):
 def test_graphs_train_to_the_same_weights(make_learner, toy_tasks):
     plain = train(make_learner(epochs=6, pad_multiple=32), toy_tasks)
     learner = make_learner(epochs=6, pad_multiple=32)
-    learner._compiled = GraphedLoss(learner.model, learner.weights, StandIn())
+    learner.attached.compiled = GraphedLoss(learner.model, learner.weights, StandIn())
     replayed = train(learner, toy_tasks)
-    assert learner._compiled.graphs
+    assert learner.attached.compiled.graphs
     torch.testing.assert_close(replayed, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_a_graph_is_made_once_for_each_shape_and_mode(graphed, toy_tasks):
     learner, loss, batch = graphed
-    other = learner.batch(toy_tasks[0].train[4:8])
-    longer = learner.batch(toy_tasks[1].train[:3])
+    other = learner.feed.batch(toy_tasks[0].train[4:8])
+    longer = learner.feed.batch(toy_tasks[1].train[:3])
     for each in (batch, batch, *[longer] * (SIGHTINGS + 1)):
         backward(loss(each))
     assert loss._capture.made == len(loss.graphs) == 2
     learner.model.eval()
     assert loss(batch) is None
     if other.input_ids.shape == batch.input_ids.shape and other.labels.shape == batch.labels.shape:
-        learner.train_mode()
+        learner.passes.train_mode()
         torch.testing.assert_close(loss(other), learner.loss(other))
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_replayed_where_the_pass_is_not_the_captured_one(graphed):
     handle.remove()
     with merged(learner.model):
         assert loss(batch) is None
-    with learner.adapter.disable_adapter():
+    with learner.attached.adapter.disable_adapter():
         assert loss(batch) is None
     assert loss(batch) is not None
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_captured_runs_without(make_learner, toy_tasks):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     learner = make_learner()
-    loss, batch = GraphedLoss(learner.model, learner.weights, fail), learner.batch(toy_tasks[0].train[:4])
+    loss, batch = GraphedLoss(learner.model, learner.weights, fail), learner.feed.batch(toy_tasks[0].train[:4])
     for _ in range(SIGHTINGS - 1):
         loss(batch)
     with pytest.warns(UserWarning, match="going on without"):
@@ -130,9 +130,9 @@ def test_what_cannot_be_captured_runs_without(make_learner, toy_tasks):
 
 def test_torch_compile_gives_the_same_loss_and_gradient_and_sees_new_hooks(make_learner, toy_tasks):
     learner, seen = make_learner(lora_dropout=0.0), []
-    learner.train_mode()
+    learner.passes.train_mode()
     compiled = CompiledLoss(learner.model, backend="eager")
-    batch, pairs = learner.batch(toy_tasks[1].train[:3]), []
+    batch, pairs = learner.feed.batch(toy_tasks[1].train[:3]), []
     for loss in (compiled(batch), learner.loss(batch)):
         learner.weights.zero_grad()
         loss.backward()
@@ -147,7 +147,7 @@ def test_torch_compile_gives_the_same_loss_and_gradient_and_sees_new_hooks(make_
 
 def test_every_learner_of_a_process_is_compiled(make_learner, toy_tasks):
     """torch.compile gives up on a function that it has compiled too often; the runs of a suite have a learner each."""
-    batch = make_learner().batch(toy_tasks[0].train[:2])
+    batch = make_learner().feed.batch(toy_tasks[0].train[:2])
     with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
         losses = [CompiledLoss(make_learner().model, backend="eager")(batch).item() for _ in range(4)]
     assert len(set(losses)) == 1
@@ -184,13 +184,13 @@ def test_real_graphs_train_to_the_same_weights(backbone, toy_tasks):
     found = []
     for kind in ("none", "cudagraphs"):
         learner = Learner(on_gpu, Settings(max_input=96, max_target=8, epochs=6, compile=kind, pad_multiple=32))
-        learner.add_lora()
+        learner.attached.add_lora()
         learner.begin_task(0)
         found.append(train(learner, toy_tasks))
         if kind == "cudagraphs":
-            assert isinstance(learner._compiled._capture, CudaCapture)
-            assert learner._compiled.graphs
-        learner.detach()
+            assert isinstance(learner.attached.compiled._capture, CudaCapture)
+            assert learner.attached.compiled.graphs
+        learner.attached.detach()
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
 
 

@@ -125,8 +125,7 @@ def test_a_detached_adapter_is_let_go_at_once(make_learner):
     layer = weakref.ref(next(part for part in learner.model.modules() if isinstance(part, Linear)))
     gc.disable()
     try:
-        learner.detach()
-        learner.weights = None
+        learner.attached.detach()
         assert layer() is None
     finally:
         gc.enable()

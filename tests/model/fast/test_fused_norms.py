@@ -49,7 +49,7 @@ def test_a_trained_norm_keeps_its_own_arithmetic(tiny_folder):
 def test_a_learner_leaves_the_backbone_as_it_was(make_learner, backbone):
     learner = make_learner()
     assert all("forward" in vars(norm) for norm in norms_of(learner.model))
-    learner.detach()
+    learner.attached.detach()
     assert not any("forward" in vars(norm) for norm in norms_of(backbone.model))
     restore_norms(backbone.model)  # once more does no harm
 

@@ -77,15 +77,15 @@ def test_importance_and_task_vector_by_hand(make_learner, run_method, toy_tasks)
     files = run_method("seqlora", "run", MapLog())[2]
     maps = read_maps(files.maps)
     learner = make_learner()
-    learner.load(files.adapter)
-    gradient = learner.mean_gradient(toy_tasks[0].train)  # 24 rows: all of them
+    learner.attached.load(files.adapter)
+    gradient = learner.passes.mean_gradient(toy_tasks[0].train)  # 24 rows: all of them
     views = learner.weights.views((learner.weights.data * gradient).abs())
     expected = [float(view.mean()) for view in views.values()]
     assert list(views) == list(maps.tensors)
     assert maps.importance[maps.point(1, 1), 0] == pytest.approx(expected, rel=1e-4)
     fresh = make_learner()
     start = fresh.weights.copy()
-    fresh.load(files.adapter)
+    fresh.attached.load(files.adapter)
     # from the first task to the end both tasks moved the weights: at the end of the first, its vector alone
     b = next(name for name in views if "lora_B" in name)
     first, second = (maps.task_vector[maps.point(task, 1), list(views).index(b)] for task in (0, 1))
@@ -102,11 +102,11 @@ def test_rows_are_spread_over_the_task():
 
 def test_a_measurement_leaves_the_learner_as_it_was(make_learner, toy_tasks):
     learner = make_learner()
-    learner.train_mode()
-    learner.backward(learner.loss(learner.batch(toy_tasks[0].train[:4])))
+    learner.passes.train_mode()
+    learner.passes.backward(learner.loss(learner.feed.batch(toy_tasks[0].train[:4])))
     gradient, counted, state = learner.weights.grad.clone(), learner.cost.forward_batches, torch.get_rng_state()
     with undisturbed(learner):
-        learner.mean_gradient(toy_tasks[0].train)
+        learner.passes.mean_gradient(toy_tasks[0].train)
         torch.rand(3)
     assert torch.equal(learner.weights.grad, gradient)
     assert learner.cost.forward_batches == counted

@@ -1,0 +1,107 @@
+"""`Passes`, what computes: losses, scores and gradients of the model with what is attached to it, counted and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clbench.data.tasks import Example
+from clbench.encoding.batches import Batch, target_tokens
+from clbench.learning.feed import Feed
+from clbench.learning.per_example_gradients import SampleSquares
+from clbench.learning.stopwatch import Cost
+from clbench.model.attached import Attached
+from clbench.model.loss import batch_loss, scores_of_labels, with_weights
+from clbench.model.weights import Weights
+
+
+class Passes:
+    """Forward and backward passes through a model.
+
+    Args:
+        checkpointed: the model computes activations again in the backward pass.
+    """
+
+    def __init__(self, attached: Attached, feed: Feed, cost: Cost, checkpointed: bool = False) -> None:
+        self.cost = cost
+        self._attached = attached
+        self._feed = feed
+        self._checkpointed = checkpointed
+
+    @property
+    def weights(self) -> Weights:
+        """All trainable weights as one flat vector."""
+        return self._attached.weights
+
+    def loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy over the batch's target tokens, a scalar with its graph.
+
+        Args:
+            weights: a vector of shape (weights,) to compute with instead of the current weights, which stay as they
+                are; the loss can be differentiated with respect to it.
+        """
+        compiled = self._attached.compiled
+        with self.cost.forward_pass(len(batch.labels)):
+            loss = compiled(batch) if compiled is not None and weights is None else None
+            if loss is None:
+                loss = batch_loss(self._attached.model, self._call(weights), batch, choose=compiled is None)
+        if loss.requires_grad:
+            loss.register_hook(self.cost.count_backward)
+        return loss
+
+    def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
+
+        Those at a position are the scores for the label there.
+
+        Args:
+            weights: as in `loss`.
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        with self.cost.forward_pass(len(batch.labels)):
+            return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
+
+    def _call(self, weights: Tensor | None) -> Callable[..., Any]:
+        if weights is None:
+            return self._attached.model
+        return with_weights(self._attached.model, self.weights.views(weights), self._checkpointed)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to `weights.grad`."""
+        with self.cost.harness:
+            loss.backward()
+
+    def gradient(self, loss: Tensor, weights: Tensor, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
+        """Return the gradient of a loss with respect to the vector it was computed with; `weights.grad` stays."""
+        with self.cost.harness:
+            return torch.autograd.grad(
+                loss, weights, create_graph=create_graph, retain_graph=retain_graph or create_graph
+            )[0]
+
+    def mean_gradient(self, examples: Sequence[Example]) -> Tensor:
+        """Return the gradient, shape (weights,), of the mean loss over the examples' target tokens, without dropout."""
+        self.weights.zero_grad()
+        for batch in self._feed.once(examples):
+            self.backward(self.loss(batch) * batch.share)
+        return self.weights.grad.clone()
+
+    def squared_gradients(self, examples: Sequence[Example]) -> Tensor:
+        """Return the mean over examples of the squared gradient of log p(target | prompt), shape (weights,).
+
+        This is the diagonal of the empirical Fisher information: each example's gradient is squared on its own, the log
+        likelihood is a sum over target tokens, dropout is off.
+        """
+        squares = SampleSquares(self._attached.model, self.weights)
+        with squares:
+            for batch in self._feed.once(examples):
+                self.backward(self.loss(batch) * target_tokens(batch))
+        self.weights.zero_grad()
+        return squares.total / len(examples)
+
+    def train_mode(self) -> None:
+        """Switch dropout on."""
+        if not self._attached.model.training:  # to tell every part is a tenth of a small model's step
+            self._attached.model.train()

@@ -1,0 +1,153 @@
+"""What is put on the frozen model and trained: a LoRA adapter, plain or in rank blocks, and a method's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from clbench.model.backbone import Backbone, attach_adapter
+from clbench.model.fast.compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
+from clbench.model.fast.fused_lora import fuse_lora, restore_lora
+from clbench.model.fast.fused_norms import fuse_norms, restore_norms
+from clbench.model.gradient_checkpointing import set_checkpointing
+from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
+from clbench.model.weights import Weights
+from clbench.settings import Settings
+
+PARTS = "parts.safetensors"  # in the folder of a saved adapter: what a method trains besides LoRA
+
+
+class Attached:
+    """What is on the model of a backbone; one object at a time can have something on it.
+
+    Attributes:
+        model: the backbone's `transformers` model, the adapter's layers and the parts within it.
+        adapter: the `peft.PeftModel` around it, None without LoRA.
+        blocks: the adapter's rank blocks, where it has more than one (`add_blocks`).
+        parts: the method's own modules by name.
+        hooks: handles of the method's own forward hooks, which `detach` removes.
+        weights: all trainable weights as one flat vector; there is none before something is put on the model.
+        compiled: what computes losses in the setting `compile`, None where the model itself does.
+    """
+
+    weights: Weights
+
+    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+        self.model = backbone.model
+        self.adapter: PeftModel | None = None
+        self.blocks: Blocks | None = None
+        self.parts: dict[str, nn.Module] = {}
+        self.hooks: list[RemovableHandle] = []
+        self.compiled: CompiledLoss | GraphedLoss | None = None
+        self._backbone = backbone
+        self._settings = settings
+        check_compile(settings, backbone.device)
+
+    def add_lora(self) -> None:
+        """Put a fresh LoRA adapter on the model, as the settings describe it; its weights are trainable."""
+        self.adapter = attach_adapter(self._backbone, self._settings)
+        fuse_lora(self.model)
+        self._train_it()
+
+    def add_blocks(self, past: Mapping[str, Tensor], count: int = 1, rank: int | None = None) -> Blocks:
+        """Put a fresh LoRA adapter of several rank blocks on the model and return them; each is scaled as by `add_lora`.
+
+        Args:
+            past: frozen blocks of earlier tasks, as `Blocks.freeze` returned them; empty before the first task.
+            count: trainable blocks.
+            rank: rank of a block; none: the settings' one.
+        """
+        settings, rank = self._settings, rank or self._settings.lora_rank
+        ranks = count * rank
+        alpha = settings.lora_alpha * ranks / settings.lora_rank
+        self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
+        self.blocks = Blocks(self.model, rank, past)
+        self._train_it()
+        return self.blocks
+
+    def add_part(self, name: str, part: nn.Module) -> None:
+        """Put a module of the method's own on the model: a soft prompt, a router; what of it requires a gradient is trained.
+
+        It does nothing by itself: the method hooks it into the model's forward pass.
+        """
+        self.model.add_module(name, part.to(self._backbone.device))
+        self.parts[name] = part
+        self._train_it()
+
+    def _train_it(self) -> None:
+        """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
+        self.weights = Weights(self.model)
+        fuse_norms(self.model)
+        if self._settings.gradient_checkpointing:
+            set_checkpointing(self.model, True)
+        unchanging = self.blocks is None and not self.parts  # what the model computes does not change between tasks
+        self.compiled = compiled_loss(self._settings.compile, self.model, self.weights if unchanging else None)
+
+    def detach(self) -> None:
+        """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
+        if self._settings.gradient_checkpointing:
+            set_checkpointing(self.model, False)
+        restore_norms(self.model)
+        if self.adapter is not None:
+            restore_lora(self.model)  # else the layers hold one another, and their memory
+            self.adapter.unload()
+        for name in self.parts:
+            delattr(self.model, name)
+        for handle in self.hooks:
+            handle.remove()
+        self.hooks.clear()
+        self.adapter, self.blocks, self.parts, self.compiled = None, None, {}, None
+        vars(self).pop("weights", None)
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the adapter can be folded into the frozen weights: not where a gate weighs its blocks by the input."""
+        return self.blocks is None or self.blocks.gate is None
+
+    def save(self, folder: Path) -> None:
+        """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.blocks is not None:
+            self.blocks.save(self.adapter, folder)
+        elif self.adapter is not None:
+            self.adapter.save_pretrained(folder)
+        if self.parts:
+            save_file(self._state_of_parts(), folder / PARTS)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote into the adapter and the parts that are on the model.
+
+        What is frozen may have another size in the file than on the model (as many blocks as tasks were learned).
+
+        Raises:
+            ValueError: the files hold other tensors than the model.
+        """
+        if self.blocks is not None:
+            self.blocks.load(self.adapter, folder)
+        elif self.adapter is not None:
+            set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_FILE))
+        if self.parts:
+            self._load_parts(folder / PARTS)
+
+    def _load_parts(self, file: Path) -> None:
+        found, wanted = load_file(file), self._state_of_parts()
+        if found.keys() != wanted.keys():
+            raise ValueError(f"{file} holds {sorted(found)}, the model {sorted(wanted)}")
+        for name, tensor in wanted.items():
+            place, _, leaf = name.rpartition(".")
+            module = self.model.get_submodule(place)
+            if leaf in dict(module.named_buffers(recurse=False)):
+                module.register_buffer(leaf, found[name].to(self._backbone.device))
+            else:
+                tensor.copy_(found[name])
+
+    def _state_of_parts(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": tensor for name, part in self.parts.items() for key, tensor in part.state_dict().items()
+        }
