@@ -65,24 +65,21 @@ class L2P:
         return True
 
     def prompts(self, learner, pool, ids, mask):
-        """Return the prompts that a batch's rows chose, (batch, top * length, width); empty within the query itself."""
-        if pool.asking:
-            return pool.prompts.new_zeros(len(ids), 0, pool.prompts.shape[2])
-        return pool(self.ask(learner, pool, ids, mask))
+        """Return the prompts that a batch's rows chose, (batch, top * length, width)."""
+        return pool(self.ask(learner, ids, mask))
 
     @torch.no_grad()
-    def ask(self, learner, pool, ids, mask):
-        """Return the queries (batch, width), without dropout and gradient."""
+    def ask(self, learner, ids, mask):
+        """Return the queries (batch, width), without dropout and gradient, and without prompt: no hook sees `forward`."""
         if self.query == "embedding" or not learner.model.config.is_encoder_decoder:
             return masked_mean(learner.model.get_input_embeddings()(ids), mask)
         encoder = learner.model.get_encoder()
-        training, pool.asking = encoder.training, True
+        training = encoder.training
         encoder.eval()
         try:
-            return masked_mean(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+            return masked_mean(encoder.forward(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
         finally:
             encoder.train(training)
-            pool.asking = False
 
     @hookimpl
     def learn_task(self, learner, task):
@@ -103,13 +100,12 @@ class Pool(nn.Module):
     Attributes:
         similarity: of the last batch, the mean over examples of the summed cosine to the chosen keys, in [-top, top].
         chosen: how often each key was chosen in training.
-        asking: whether the encoder runs for the query, and so without prompt.
     """
 
     def __init__(self, prompts, keys, top, batchwise=False):
         super().__init__()
         self.prompts, self.keys = nn.Parameter(prompts), nn.Parameter(keys)
-        self.top, self.batchwise, self.asking = top, batchwise, False
+        self.top, self.batchwise = top, batchwise
         self.similarity = self.chosen = None
 
     def forward(self, queries):

@@ -97,26 +97,23 @@ class MIGU:
 
 
 class Magnitudes:
-    """The summed absolute outputs of every LoRA row since the last mask, one tensor (matrices, rows) per number of rows."""
+    """The summed absolute outputs of every LoRA row since the last mask, (rows of all matrices,), in the order of the weights.
+
+    Attributes:
+        of_matrix: the same by parameter name, as views.
+    """
 
     def __init__(self, learner):
-        names = defaultdict(list)
-        for name, view in learner.weights.views(learner.weights.data).items():
-            names[view.shape[0]].append(name)
-        device = learner.device
-        self.sums = {rows: torch.zeros(len(group), rows, device=device) for rows, group in names.items()}
-        self.of_matrix = {name: self.sums[rows][i] for rows, group in names.items() for i, name in enumerate(group)}
-        self.row_of_weight = self.number_rows(learner.weights)
-
-    def number_rows(self, weights):
-        """Return for each weight the position of its row among all rows, shape (weights,)."""
-        numbers = torch.arange(sum(sums.numel() for sums in self.sums.values()), device=weights.data.device)
-        parts = torch.split(numbers, [sums.numel() for sums in self.sums.values()])
-        numbered = {rows: iter(part.view(-1, rows)) for rows, part in zip(self.sums, parts, strict=True)}
-        result = torch.empty(len(weights), dtype=torch.long, device=numbers.device)
-        for view in weights.views(result).values():
-            view.copy_(next(numbered[view.shape[0]])[:, None].expand_as(view))
-        return result
+        shapes = {name: view.shape for name, view in learner.weights.views(learner.weights.data).items()}
+        rows, columns = (torch.tensor(sizes) for sizes in zip(*shapes.values(), strict=True))
+        self.sums = torch.zeros(int(rows.sum()), device=learner.device)
+        self.of_matrix = dict(zip(shapes, self.sums.split(rows.tolist()), strict=True))
+        numbers = torch.arange(len(self.sums))
+        self.row_of_weight = numbers.repeat_interleave(columns.repeat_interleave(rows)).to(learner.device)
+        groups = defaultdict(list)  # matrices of as many rows, which are masked together
+        for part in numbers.split(rows.tolist()):
+            groups[len(part)].append(part)
+        self.groups = [torch.stack(group).to(learner.device) for group in groups.values()]
 
     @classmethod
     @contextmanager
@@ -137,9 +134,10 @@ class Magnitudes:
 
     def mask(self, keep):
         """Return which weights are updated, shape (weights,), and start the sums anew."""
-        kept = torch.cat([keep(sums).flatten() for sums in self.sums.values()])
-        for sums in self.sums.values():
-            sums.zero_()
+        kept = torch.empty_like(self.sums, dtype=torch.bool)
+        for rows in self.groups:
+            kept[rows] = keep(self.sums[rows])
+        self.sums.zero_()
         return kept[self.row_of_weight]
 
 

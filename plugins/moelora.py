@@ -12,15 +12,14 @@ is left out. `--save-adapter` writes the experts as a PEFT adapter, block i bein
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from clbench import hookimpl
-from clbench.encoding.batches import IGNORED
+from clbench.encoding.batches import IGNORED, Batch
 from clbench.errors import ClbenchError
 
 
@@ -65,6 +64,8 @@ class MoELoRA:
                 nn.init.zeros_(layer.weight)
         learner.attached.add_part("router", router)
         blocks.gate = router
+        if self.load_balance:
+            router.reads = what_layers_read(learner, blocks)
         return True
 
     @hookimpl
@@ -76,17 +77,8 @@ class MoELoRA:
 
     def balanced_loss(self, learner, batch):
         """Return the cross-entropy plus the weighted load-balance loss over the tokens that are no padding."""
-        is_decoder = not learner.model.config.is_encoder_decoder
-        if batch.input_ids.shape[1] == batch.labels.shape[1] and not is_decoder:
-            padding = learner.tokenizer.pad_token_id  # lengths tell a router's tokens apart: prompt or answer
-            batch = replace(
-                batch,
-                input_ids=functional.pad(batch.input_ids, (0, 1), value=padding),
-                attention_mask=functional.pad(batch.attention_mask, (0, 1)),
-            )
-        answer, prompt = batch.labels != IGNORED, batch.attention_mask.bool()
-        parts = [torch.cat([prompt, answer], 1)] if is_decoder else [prompt, answer]
-        with learner.attached.parts["router"].watched({part.shape[1]: part for part in parts}) as losses:
+        prompt, answer = batch.attention_mask.bool(), batch.labels != IGNORED
+        with learner.attached.parts["router"].watched(prompt, answer) as losses:
             loss = learner.loss(batch)
         return loss + self.load_balance * torch.stack(losses).mean()
 
@@ -98,6 +90,7 @@ class Router(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(size, experts, bias=False) for size in inputs)  # add_blocks has seeded it
         self.top_k = top_k
+        self.reads = {}  # by a layer's number: "prompt", "answer" or "both", one after the other
         self.masks = {}
         self.losses = []
 
@@ -111,17 +104,34 @@ class Router(nn.Module):
         weights = kept.softmax(-1)
         if self.masks:
             sent = weights.detach() > 0 if self.top_k else logits == logits.amax(-1, keepdim=True)
-            self.losses.append(load_balance(logits.softmax(-1), sent, self.masks[x.shape[1]]))
+            self.losses.append(load_balance(logits.softmax(-1), sent, self.masks[self.reads[number]]))
         return weights
 
     @contextmanager
-    def watched(self, masks):
-        """Collect every layer's load-balance loss within a `with` block; `masks` (batch, tokens), by number of tokens."""
-        self.masks, self.losses = masks, []
+    def watched(self, prompt, answer):
+        """Collect every layer's load-balance loss within a `with` block, over the tokens that count, (batch, tokens) each."""
+        self.masks = {"prompt": prompt, "answer": answer, "both": torch.cat([prompt, answer], 1)}
+        self.losses = []
         try:
             yield self.losses
         finally:
             self.masks, self.losses = {}, []
+
+
+def what_layers_read(learner, blocks):
+    """Return by its number what each adapted layer reads, seen once on a prompt of 3 tokens and an answer of 2."""
+    seen, router = {}, blocks.gate
+
+    def note(number, x):
+        seen[number] = {3: "prompt", 2: "answer", 5: "both"}[x.shape[1]]
+        return router(number, x)
+
+    prompt, answer = (torch.full((1, size), learner.tokenizer.eos_token_id, device=learner.device) for size in (3, 2))
+    blocks.gate = note
+    with torch.no_grad():
+        learner.passes.logits(Batch(prompt, torch.ones_like(prompt), answer))
+    blocks.gate = router
+    return seen
 
 
 def load_balance(probabilities, sent, mask):

@@ -86,7 +86,7 @@ class SAPT:
     def learn_task(self, learner, task):
         if learner.task_index > 0:
             self.start_block(learner)
-        reflection = Reflection.of(learner, self.means, self.memory) if self.reflection else None
+        reflection = reflection_on(learner, self.means, self.memory) if self.reflection else None
         training = learner.training(task.train)
         total = torch.zeros((), device=learner.device)
         for batch in training:
@@ -177,7 +177,7 @@ class SharedAttention(nn.Module):
 
 
 class Reflection:
-    """Draw inputs of earlier tasks and measure how far their attention has moved from the mean that was kept.
+    """Inputs of earlier tasks, and how far their attention has moved from the mean that was kept of each task.
 
     Args:
         summaries: one tensor (rows, width) per earlier task.
@@ -186,36 +186,40 @@ class Reflection:
     """
 
     def __init__(self, attention, summaries, targets, size, generator, cost):
-        counts = torch.tensor([len(rows) for rows in summaries])
-        size = min(size, int(counts.max()))
-        self.attention, self.targets, self.size, self.cost, self.generator = attention, targets, size, cost, generator
-        self.summaries = nn.utils.rnn.pad_sequence(summaries, batch_first=True)
-        self.missing = torch.arange(self.summaries.shape[1]) >= counts[:, None]
-        self.shares = torch.where(torch.arange(size) < counts[:, None], 1 / counts.clamp(max=size)[:, None], 0.0)
-        self.shares = self.shares.to(targets.device)
-        self.rows = int(counts.clamp(max=size).sum())
+        self.attention, self.targets, self.size, self.generator, self.cost = attention, targets, size, generator, cost
+        self.counts = [len(rows) for rows in summaries]
+        self.summaries = torch.cat(summaries)
+        self.shares = torch.tensor([1 / min(size, count) for count in self.counts], device=self.summaries.device)
 
-    @classmethod
-    def of(cls, learner, means, memory):
-        """Return the reflection on all earlier tasks of which there are inputs; None if there are none."""
-        names = [name for name in means if memory.of_task.get(name)]
-        if not names:
-            return None
-        attention = learner.attached.parts["attention"]
-        blocks = len(attention.past_keys) + 1
-        targets = torch.stack([functional.pad(means[name], (0, blocks - len(means[name]))) for name in names])
-        summaries = [summaries_of(learner, memory.of_task[name]) for name in names]
-        size, generator = learner.settings.batch_size, learner.generator("reflection")
-        return cls(attention, summaries, targets, size, generator, learner.cost)
+    def draw(self):
+        """Return the positions of a batch's rows, without repetition within a task, and the task of each."""
+        rows, tasks, start = [], [], 0
+        for task, count in enumerate(self.counts):
+            rows.append(start + torch.randperm(count, generator=self.generator)[: self.size])
+            tasks.append(torch.full_like(rows[-1], task))
+            start += count
+        return (torch.cat(parts).to(self.summaries.device) for parts in (rows, tasks))
 
     def divergence(self):
         """Return the sum over earlier tasks of the mean KL(target || attention) over a batch of the task's inputs."""
-        order = torch.rand(self.missing.shape, generator=self.generator).masked_fill_(self.missing, 2.0)
-        chosen = order.argsort(1)[:, : self.size].to(self.summaries.device)
-        self.cost.rows += self.rows
-        self.cost.replayed_rows += self.rows
-        found = self.attention(self.summaries.take_along_dim(chosen[..., None], 1))
-        return (divergence(self.targets[:, None], found) * self.shares).sum()
+        rows, tasks = self.draw()
+        self.cost.rows += len(rows)
+        self.cost.replayed_rows += len(rows)
+        moved = divergence(self.targets[tasks], self.attention(self.summaries[rows]))
+        return (moved * self.shares[tasks]).sum()
+
+
+def reflection_on(learner, means, memory):
+    """Return the reflection on all earlier tasks of which there are inputs; None if there are none."""
+    names = [name for name in means if memory.of_task.get(name)]
+    if not names:
+        return None
+    attention = learner.attached.parts["attention"]
+    blocks = len(attention.past_keys) + 1
+    targets = torch.stack([functional.pad(means[name], (0, blocks - len(means[name]))) for name in names])
+    summaries = [summaries_of(learner, memory.of_task[name]) for name in names]
+    size, generator = learner.settings.batch_size, learner.generator("reflection")
+    return Reflection(attention, summaries, targets, size, generator, learner.cost)
 
 
 def divergence(target, log_found):

@@ -11,6 +11,7 @@ from clbench.plugins.sapt import (
     SharedAttention,
     divergence,
     mean_attention,
+    reflection_on,
     summaries_of,
     summarise,
 )
@@ -156,7 +157,7 @@ def test_the_reflection_reaches_only_g_and_the_current_key(make_learner, toy_tas
     learner, _ = learn(make_learner, toy_tasks, method)
     method.start_block(learner)
     learner.weights.zero_grad()
-    learner.passes.backward(Reflection.of(learner, method.means, method.memory).divergence())
+    learner.passes.backward(reflection_on(learner, method.means, method.memory).divergence())
     moved = {name for name, view in learner.weights.views(learner.weights.grad).items() if view.any()}
     assert moved == {f"attention.{name}" for name in ("key", "down.weight", "up.weight", "norm.weight", "norm.bias")}
     assert learner.attached.parts["attention"].past_keys.grad is None
@@ -198,7 +199,7 @@ def test_targets_keep_the_order_of_keys_and_give_newer_blocks_nothing(make_learn
     learner, _ = learn(make_learner, three(toy_tasks), method)
     means = dict(method.means)
     assert [len(mean) for mean in means.values()] == [1, 2, 3]
-    reflection = Reflection.of(learner, {name: means[name] for name in list(means)[:2]}, method.memory)
+    reflection = reflection_on(learner, {name: means[name] for name in list(means)[:2]}, method.memory)
     first, second = reflection.targets
     assert first.tolist() == [1, 0, 0]
     assert second.tolist() == [*means[toy_tasks[1].name].tolist(), 0]
