@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CLBENCH_CACHE", "none")
 
+import hypothesis
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -23,6 +24,11 @@ from clbench.model.tiny import save_tiny_llama, save_tiny_t5
 from clbench.settings import Settings
 
 torch.set_num_threads(1)
+
+# Random examples at a desk, to find what is new; the same ones in CI, whose failures are then the commit's.
+hypothesis.settings.register_profile("desk", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("desk"), derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
