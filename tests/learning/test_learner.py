@@ -73,14 +73,39 @@ def test_warm_up_is_at_most_a_tenth(make_learner, toy_tasks):
 
 def test_gradient_is_clipped_to_the_norm(make_learner, toy_tasks):
     learner = make_learner(clip_norm=0.001)
-    training = learner.training(toy_tasks[0].train)
+    training, clipped = learner.training(toy_tasks[0].train), 0
     for batch in training:
+        clipped += 1
         training.backward(learner.loss(batch) * 100)
         before = learner.weights.grad.clone()
         training.apply()
         assert before.norm() > 0.001
         assert learner.weights.grad.norm().item() == pytest.approx(0.001, rel=1e-3)
         assert torch.allclose(learner.weights.grad / 0.001, before / before.norm(), atol=1e-4)
+    assert clipped == 3
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e3])
+def test_a_gradient_within_the_norm_keeps_its_length(make_learner, toy_tasks, clip_norm):
+    learner = make_learner(clip_norm=clip_norm)
+    training = learner.training(toy_tasks[0].train)
+    batch = next(iter(training))
+    training.backward(learner.loss(batch))
+    before = learner.weights.grad.clone()
+    assert 0 < before.norm() < 1e3
+    training.apply()
+    assert torch.equal(learner.weights.grad, before)
+
+
+def test_a_gradient_is_not_clipped_where_the_method_says_so(make_learner, toy_tasks):
+    learner = make_learner(clip_norm=1e-3)
+    training = learner.training(toy_tasks[0].train)
+    batch = next(iter(training))
+    training.backward(learner.loss(batch))
+    before = learner.weights.grad.clone()
+    training.apply(clip=False)
+    assert torch.equal(learner.weights.grad, before)
+    assert before.norm() > 1e-3
 
 
 def test_only_the_adapter_learns_and_merging_restores_the_very_same_tensors(make_learner, toy_tasks):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clbench.data.tasks import Example, Stream, Task
-from clbench.running.dry_run import Calibration, Estimate, Extent, Line, _warnings, duration
+from clbench.running.dry_run import Calibration, Estimate, Extent, Line, _warnings, duration, estimate
 from clbench.settings import Settings
 from clbench.units import size
 
@@ -103,6 +103,25 @@ def test_steps_and_questions_of_the_tasks_that_are_left():
     assert plan.steps == 2 * 3 * 10  # two tasks of 20 rows: 3 batches
     assert len(plan.asked) == 6
     assert [task.name for task in one_plan(matrix="lower").asked] == list("ababc")
+
+
+SECONDS = Calibration(Line(2.0, 0.0), Line(3.0, 0.0), 1, "cpu", 1, 1, 1000, 2.0, 500)
+
+
+def test_an_estimate_is_every_row_once_an_epoch_and_every_question(backbone):
+    found = estimate(one_plan(matrix="bwt"), SECONDS, backbone)
+    assert found.learn == 2 * 20 * 2.0 * 10  # tasks left, rows, seconds, epochs
+    assert found.ask == (1 + 3) * 5 * 3.0  # the second task's cells, the third's; questions, seconds
+    assert found.disk == 1000 + 500 + (1 + 3) * 5 * 2
+    finished = replace(one_plan(matrix="bwt"), done=3)
+    assert estimate(finished, SECONDS, backbone) == Estimate(0, 0, 1500)
+
+
+def test_an_estimate_follows_the_lengths_of_the_prompts(backbone):
+    plan, tokens = one_plan(matrix="op"), len(backbone.tokenizer("good\nAnswer:")["input_ids"])
+    found = estimate(plan, replace(SECONDS, learn=Line(1.0, 0.5), ask=Line(0.0, 0.25)), backbone)
+    assert found.learn == pytest.approx(2 * 20 * (1.0 + 0.5 * tokens) * 10)
+    assert found.ask == pytest.approx(3 * 5 * 0.25 * tokens)
 
 
 def test_what_does_not_fit_is_warned_of(tmp_path):
