@@ -105,7 +105,12 @@ def test_bwt_needs_every_task_but_the_last():
 
 def test_rows_are_drawn_alike_for_all_runs_and_apart_for_tasks():
     rows = [0, 0, 100, 100, 100]
-    runs = [run({"x": rows}), run({"x": [100 - value for value in rows]}), run({"y": rows}), run({"x": rows, "y": rows})]
+    runs = [
+        run({"x": rows}),
+        run({"x": [100 - value for value in rows]}),
+        run({"y": rows}),
+        run({"x": rows, "y": rows}),
+    ]
     op, _ = resample_rows(runs, 500)
     assert op[0] == pytest.approx(100 - op[1])  # the same rows, the other way round
     assert not np.allclose(op[0], op[2])  # another task draws on its own

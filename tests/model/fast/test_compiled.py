@@ -35,7 +35,7 @@ class StandIn:
 @pytest.fixture
 def graphed(make_learner, toy_tasks):
     """A learner, its graphed loss, and a batch whose shape has been seen often enough."""
-    learner = make_learner()
+    learner = make_learner(lora_dropout=0.0)
     graphed = GraphedLoss(learner.model, learner.weights, StandIn())
     batch = learner.feed.batch(toy_tasks[0].train[:4])
     learner.passes.train_mode()
@@ -69,16 +69,22 @@ def test_graphs_train_to_the_same_weights(make_learner, toy_tasks):
 
 def test_a_graph_is_made_once_for_each_shape_and_mode(graphed, toy_tasks):
     learner, loss, batch = graphed
-    other = learner.feed.batch(toy_tasks[0].train[4:8])
     longer = learner.feed.batch(toy_tasks[1].train[:3])
     for each in (batch, batch, *[longer] * (SIGHTINGS + 1)):
         backward(loss(each))
     assert loss._capture.made == len(loss.graphs) == 2
     learner.model.eval()
     assert loss(batch) is None
-    if other.input_ids.shape == batch.input_ids.shape and other.labels.shape == batch.labels.shape:
-        learner.passes.train_mode()
-        torch.testing.assert_close(loss(other), learner.loss(other))
+
+
+def test_a_replay_computes_with_the_batch_that_it_is_given(graphed):
+    learner, loss, batch = graphed
+    other = replace(batch, input_ids=batch.input_ids.flip(0), attention_mask=batch.attention_mask.flip(0))
+    graphs = dict(loss.graphs)
+    replayed = backward(loss(other))
+    torch.testing.assert_close(replayed, learner.loss(other))
+    assert abs(replayed.item() - learner.loss(batch).item()) > 1e-4, "the questions have other answers now"
+    assert loss.graphs == graphs
 
 
 def test_nothing_is_replayed_while_a_gradient_is_to_come(graphed):
