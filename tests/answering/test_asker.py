@@ -114,10 +114,18 @@ def test_a_batch_has_as_many_rows_as_both_limits_allow():
     assert limits.rows([90] * 9, settings) == 1
 
 
-def test_on_a_cpu_padding_is_bounded_by_what_the_targets_passes_cost(make_learner, toy_tasks, monkeypatch):
-    asked, rows = [], BatchLimits.rows
-    monkeypatch.setattr(BatchLimits, "rows", lambda *words: asked.append(words[-1]) or rows(*words))
-    learner = make_learner(max_target=40)
+class Noting(BatchLimits):
+    """The limits, with the padding of every question."""
+
+    def rows(self, lengths, settings, padding):
+        self.asked.append(padding)
+        return super().rows(lengths, settings, padding)
+
+
+def test_on_a_cpu_padding_is_bounded_by_what_the_targets_passes_cost(backbone, toy_tasks):
+    limits = Noting()
+    limits.asked = asked = []
+    learner = Learner(replace(backbone, limits=limits), Settings(**{**TINY, "max_target": 40}))
     assert learner.answer([]) == []
     short = toy_tasks[0].test[:2]
     long = [replace(example, target=" ".join("word" for _ in range(99))) for example in short]
@@ -205,9 +213,9 @@ def test_merging_leaves_every_bit_as_it_was_even_after_an_error(tiny_folder, pre
     def fail():
         with merged(learner.model):
             values.update({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
-            raise KeyError
+            raise KeyError("within")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="within"):
         fail()
     changed = [name for name, (_, copy) in before.items() if not torch.equal(values[name], copy)]
     assert len(changed) == len(learner.weights.views(learner.weights.data)) // 2  # one base weight per A and B
@@ -318,8 +326,7 @@ def test_gates_and_prompts_act_on_labels_as_on_free_answers(make_learner, toy_ta
         expected = constrained(randomised(learner, seed, 3.0), examples, labels)
         assert learner.answer(examples, labels=labels) == expected
         found.add(tuple(expected))
-    if learner.attached.adapter is not None:  # soft prompts hardly move so small a model
-        assert len(found) > 1
+    assert len(found) > 1 or method in ("l2p", "lfpt5")  # soft prompts hardly move so small a model
 
 
 def test_a_label_that_begins_another_and_a_single_one(make_learner, toy_tasks):

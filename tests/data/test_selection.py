@@ -34,6 +34,7 @@ def test_validation_is_carved_out_of_train_balanced_and_never_trained_on():
     assert not trained & {example.passage for example in task.validation}  # nor the twins of its rows
     assert len(trained | {example.passage for example in task.validation}) == 90
     assert all("test" in example.passage for example in task.test)
+    assert task.test
 
 
 def test_validation_is_the_same_for_every_seed_and_limit():

@@ -95,7 +95,7 @@ def test_the_divergence_is_zero_at_the_teacher_and_above_it_elsewhere(make_learn
     )  # a sum over rows, in which padded targets do not count
     assert divergence.requires_grad
     learner.weights.zero_grad()
-    learner.backward(divergence)
+    learner.passes.backward(divergence)
     assert learner.weights.grad.any()
     assert all(p.grad is None for name, p in learner.model.named_parameters() if not name.startswith("prompt."))
 

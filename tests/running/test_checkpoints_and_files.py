@@ -63,7 +63,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_rest(tmp_path):
         temporary.write_text("half")
         raise RuntimeError("disk full")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="disk full"):
         write_atomically(path, fail)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
 
