@@ -42,7 +42,7 @@ def serve(path: str) -> None:
     torch.set_num_threads(1)
     quick = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # whoever fails need not be shrunk
     hypothesis.settings.register_profile(
-        "mutation", max_examples=50, deadline=None, derandomize=True, database=None, phases=quick
+        "mutation", max_examples=20, deadline=None, derandomize=True, database=None, phases=quick
     )
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

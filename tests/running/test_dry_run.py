@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clbench.data.tasks import Example, Stream, Task
-from clbench.running.dry_run import Calibration, Estimate, Extent, Line, _warnings, duration, estimate
+from clbench.running.dry_run import Calibration, Estimate, Extent, Line, _totals, _warnings, duration, estimate
 from clbench.settings import Settings
 from clbench.units import size
 
@@ -90,6 +90,9 @@ def test_the_line_goes_through_both_points_and_never_falls():
     assert Line.through([(10, 1.0), (20, 4.0)]) == Line(0.0, 0.2)  # would start below 0: in proportion to the longer
     assert Line.through([(10, 3.0), (30, 1.0)]) == Line(2.0, 0.0)  # would fall: their mean
     assert Line.through([(10, 3.0)]).seconds(50) == 3.0
+    assert Line.through([(10, 3.0), (30, 3.0)]) == Line(3.0, 0.0)
+    assert Line.through([(10, 1.0), (20, 2.0)]) == Line(0.0, 0.1)  # in proportion as it is
+    assert Line.through([(20, 9.0), (10, 3.0), (30, 7.0)]) == Line(1.0, 0.2)  # the one between does not count
 
 
 def one_plan(**settings) -> Extent:
@@ -103,6 +106,8 @@ def test_steps_and_questions_of_the_tasks_that_are_left():
     assert plan.steps == 2 * 3 * 10  # two tasks of 20 rows: 3 batches
     assert len(plan.asked) == 6
     assert [task.name for task in one_plan(matrix="lower").asked] == list("ababc")
+    assert [task.name for task in one_plan().left] == list("bc")
+    assert plan.name == "s, seed 1"
 
 
 SECONDS = Calibration(Line(2.0, 0.0), Line(3.0, 0.0), 1, "cpu", 1, 1, 1000, 2.0, 500)
@@ -122,6 +127,29 @@ def test_an_estimate_follows_the_lengths_of_the_prompts(backbone):
     found = estimate(plan, replace(SECONDS, learn=Line(1.0, 0.5), ask=Line(0.0, 0.25)), backbone)
     assert found.learn == pytest.approx(2 * 20 * (1.0 + 0.5 * tokens) * 10)
     assert found.ask == pytest.approx(3 * 5 * 0.25 * tokens)
+
+
+def test_the_totals_add_up_the_runs_and_hold_the_largest_calibration():
+    small = replace(SECONDS, memory=2**20, checkpoint=2**30, weights=1000)
+    large = replace(SECONDS, memory=3 * 2**20, checkpoint=2**20, weights=2000, device="cuda")
+    lines = _totals({"a": Estimate(100, 200, 2**30), "b": Estimate(600, 900, 2**30)}, [small, large])
+    assert lines == [
+        "trained: 2,000 weights",
+        "time: about 30 min on cuda (answers of an untrained model may run longer)",
+        "peak memory: 3 MiB",
+        "disk: 4.0 GiB, of which 2.0 GiB only while a run goes on",  # two runs; two checkpoints of one at a time
+    ]
+    assert _totals({}, [small]) == []
+    assert _totals({"a": Estimate(1, 1, 1)}, []) == []
+
+
+def test_the_matrix_is_warned_of_where_its_questions_take_long(tmp_path):
+    plan = one_plan(matrix="full", device="cpu")  # 6 evaluations are left; bwt would have 5
+    for seconds, warned in ((49.0, False), (51.0, True)):
+        lines = _warnings([plan], {plan.name: Estimate(100.0, seconds, 1)}, [SECONDS], tmp_path)
+        assert [line.split(":")[0] for line in lines] == [plan.name] * warned
+    assert len(_warnings([plan], {}, [], tmp_path)) == 1  # nothing is known of the seconds
+    assert _warnings([one_plan(matrix="bwt")], {}, [], tmp_path) == []
 
 
 def test_what_does_not_fit_is_warned_of(tmp_path):
