@@ -113,6 +113,7 @@ def test_fusions_per_task_and_steps_of_optimizers_and_schedule(make_learner, toy
 def test_an_outer_learning_rate_of_zero_leaves_the_masked_inner_vector(make_learner, toy_tasks):
     method = Recorder(**options(outer_learning_rate=0.0))
     learn_two(make_learner(epochs=2), toy_tasks, method)
+    assert method.seen
     for start, end_of_inner, after, _ in method.seen:
         change, tau_in = after - start, end_of_inner - start
         assert ((change == 0) | torch.isclose(change, tau_in, atol=1e-7)).all()
@@ -192,6 +193,7 @@ def test_the_outer_steps_start_from_the_end_of_the_inner_ones_or_from_the_window
 def test_where_both_masks_are_zero_the_weights_return(make_learner, toy_tasks):
     method = Recorder(**options())
     learn_two(make_learner(epochs=2), toy_tasks, method)
+    assert method.seen
     for start, _, after, _ in method.seen:
         unchanged = (after == start).float().mean()
         assert 0.6 <= unchanged <= 0.8  # two masks of 20% each, somewhere between disjoint and the same

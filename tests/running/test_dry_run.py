@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from clbench.data.tasks import Example, Stream, Task
-from clbench.running.dry_run import Calibration, Estimate, Extent, Line, _totals, _warnings, duration, estimate
+from clbench.running.dry_run import (
+    Calibration,
+    Estimate,
+    Extent,
+    Line,
+    _device_memory,
+    _totals,
+    _warnings,
+    duration,
+    estimate,
+)
 from clbench.settings import Settings
 from clbench.units import size
 
@@ -91,6 +101,8 @@ def test_the_line_goes_through_both_points_and_never_falls():
     assert Line.through([(10, 3.0), (30, 1.0)]) == Line(2.0, 0.0)  # would fall: their mean
     assert Line.through([(10, 3.0)]).seconds(50) == 3.0
     assert Line.through([(10, 3.0), (30, 3.0)]) == Line(3.0, 0.0)
+    assert Line.through([(10, 3.0), (20, 9.0), (30, 3.0)]) == Line(5.0, 0.0)
+    assert Line.through([(10, 1.0), (10, 3.0)]) == Line(2.0, 0.0)  # one length has no slope
     assert Line.through([(10, 1.0), (20, 2.0)]) == Line(0.0, 0.1)  # in proportion as it is
     assert Line.through([(20, 9.0), (10, 3.0), (30, 7.0)]) == Line(1.0, 0.2)  # the one between does not count
 
@@ -156,13 +168,17 @@ def test_what_does_not_fit_is_warned_of(tmp_path):
     plan = one_plan(matrix="full", device="cpu")
     small = Calibration(Line(0, 0), Line(0, 0), 1, "cpu", 1, 1, 1, 1.0, 0)
     assert _warnings([plan], {plan.name: Estimate(100.0, 1.0, 1)}, [small], tmp_path) == []
-    huge = replace(small, memory=10**18)
+    huge = replace(small, memory=10**18, checkpoint=10**15)
     lines = _warnings([plan], {plan.name: Estimate(1e5, 1e6, 10**18)}, [huge], tmp_path / "not" / "there")
     assert [line.split(":")[0] for line in lines[:1]] == ["s, seed 1"]
     assert "--matrix full asks for 6 evaluations; bwt: 5" in lines[0]
     assert "305.6 h is long" in lines[1]
     assert "of disk are needed" in lines[2]
     assert "memory: close to the limit" in lines[3]
+    there, little = _device_memory(plan), {plan.name: Estimate(100.0, 1.0, 1)}
+    close = [_warnings([plan], little, [replace(small, memory=int(part * there))], tmp_path) for part in (0.89, 0.91)]
+    assert [len(lines) for lines in close] == [0, 1]
+    assert len(_warnings([plan], {}, [huge], tmp_path)) == 1  # no estimate: the matrix alone
 
 
 def test_numbers_for_people():

@@ -48,6 +48,7 @@ def test_a_trained_norm_keeps_its_own_arithmetic(tiny_folder):
 
 def test_a_learner_leaves_the_backbone_as_it_was(make_learner, backbone):
     learner = make_learner()
+    assert len(list(norms_of(learner.model))) > 1
     assert all("forward" in vars(norm) for norm in norms_of(learner.model))
     learner.attached.detach()
     assert not any("forward" in vars(norm) for norm in norms_of(backbone.model))
