@@ -11,7 +11,7 @@ from clbench.data.tasks import Example
 from clbench.encoding.batches import BUCKET, IGNORED, accumulation_group, collate, pad, shuffled_batches, sorted_batches
 from clbench.encoding.encoder import Encoded, shorten, shorten_target
 from clbench.errors import ClbenchError
-from clbench.model.batch_limits import Room
+from clbench.model.batch_limits import BatchLimits
 from clbench.settings import Settings
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_a_batch_of_questions_is_the_largest_within_all_limits(lengths, rows, to
         waste = sum(lengths[0] - length for length in lengths[:count])
         return count <= rows and count * lengths[0] <= tokens and waste <= padding
 
-    found = Room().rows(lengths, Settings(eval_batch_size=rows, eval_tokens=tokens), padding)
+    found = BatchLimits().rows(lengths, Settings(eval_batch_size=rows, eval_tokens=tokens), padding)
     assert 1 <= found <= len(lengths)
     assert found == 1 or fits(found)
     assert found == len(lengths) or not fits(found + 1)
@@ -146,9 +146,9 @@ def test_a_batch_of_questions_is_the_largest_within_all_limits(lengths, rows, to
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_after_running_out_of_memory_half_as_much_is_the_most(rows, tokens):
-    room = Room()
+    limits = BatchLimits()
     assume(rows > 1)
-    room.shrink(rows, tokens)
-    assert room.rows([tokens] * rows, Settings(eval_batch_size=100)) == max(1, rows // 2)
+    limits.shrink(rows, tokens)
+    assert limits.rows([tokens] * rows, Settings(eval_batch_size=100)) == max(1, rows // 2)
     with pytest.raises(ClbenchError, match=f"a single question of {tokens} tokens"):
-        room.shrink(1, tokens)
+        limits.shrink(1, tokens)

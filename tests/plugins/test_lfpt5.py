@@ -23,7 +23,7 @@ class Scripted:
 
     Attributes:
         asked: the examples and the arguments of each call to write.
-        scores: of each call of `passes.logits` the teacher, as it was then and as it is (both None for the student), and the scores.
+        scores: of each call of `passes.logits` the teacher, what it was then (both None for the student), and the scores.
         losses: the weights at each call of `loss`.
     """
 

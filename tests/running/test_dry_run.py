@@ -179,6 +179,8 @@ def test_what_does_not_fit_is_warned_of(tmp_path):
     close = [_warnings([plan], little, [replace(small, memory=int(part * there))], tmp_path) for part in (0.89, 0.91)]
     assert [len(lines) for lines in close] == [0, 1]
     assert len(_warnings([plan], {}, [huge], tmp_path)) == 1  # no estimate: the matrix alone
+    (line,) = _warnings([plan], little, [replace(small, checkpoint=10**18)], tmp_path)
+    assert "of disk are needed" in line  # for the checkpoints alone
 
 
 def test_numbers_for_people():
