@@ -1,4 +1,4 @@
-"""What comes after the record, and the data, are imported without what a model needs: `lint-imports` cannot tell `safetensors.torch`."""
+"""Data, records and reports are imported without what a model needs; `lint-imports` cannot tell `safetensors.torch` from the rest."""
 
 import subprocess
 import sys
