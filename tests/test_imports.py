@@ -1,4 +1,4 @@
-"""Data, records and reports are imported without what a model needs; `lint-imports` cannot tell `safetensors.torch` from the rest."""
+"""Data, records and reports import nothing that a model needs; `lint-imports` cannot tell `safetensors.torch` from the rest."""
 
 import subprocess
 import sys
