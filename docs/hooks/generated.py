@@ -1,5 +1,6 @@
 """What the pages show of the code itself, made anew at each build: the commands' help, the record's fields, the pictures."""
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def record_sections() -> Iterator[str]:
 
 
 def _table(name: str, value: Schema) -> Iterator[str]:
-    yield f"## {name}\n\n{value.get('description', '')}\n"
+    yield f"## {name}\n\n{inspect.cleandoc(value.get('description', ''))}\n"
     if "properties" in value:
         yield "| field | type | meaning |\n| --- | --- | --- |"
         for field, of_field in value["properties"].items():
