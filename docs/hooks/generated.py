@@ -37,7 +37,7 @@ def command_sections() -> Iterator[str]:
     """Yield the help of each command as a section of Markdown."""
     from clbench.cli.main import main
 
-    parent = click.Context(main, info_name="clbench", max_content_width=100, terminal_width=100)
+    parent = click.Context(main, info_name="clbench", terminal_width=80)
     for name, command in sorted(main.commands.items()):
         context = click.Context(command, info_name=name, parent=parent)
         yield f"## clbench {name}\n\n```text\n{command.get_help(context)}\n```\n"

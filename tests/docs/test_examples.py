@@ -45,7 +45,7 @@ def follow(page: Path, clbench: Callable[..., Result], folder: Path) -> str:
     for block in blocks:
         if block.tested and block.language == "python":
             exec(compile(block.text, str(page), "exec"), {"__name__": "example"})
-        for line in block.text.splitlines() if block.tested and block.language == "bash" else ():
+        for line in block.text.replace("\\\n", " ").splitlines() if block.tested and block.language == "bash" else ():
             program, *words = shlex.split(line, comments=True)
             assert program == "clbench"
             result = clbench(*words)
