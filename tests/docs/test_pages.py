@@ -1,8 +1,10 @@
-"""The examples of the documentation work: blocks with a title are files, blocks marked `<!-- tested -->` are executed."""
+"""The documentation is right: blocks with a title are files, blocks marked `<!-- tested -->` run, and names are there."""
 
 import re
 import shlex
 from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,3 +70,14 @@ def test_the_watchers_leave_what_their_page_promises(clbench, tmp_path: Path) ->
     steps = [line.split(",")[:2] for line in (tmp_path / "losses.csv").read_text("utf-8").splitlines()]
     assert steps == [[task, str(step)] for task in "01" for step in range(1, 5)]
     assert re.findall(r"^(\w+): [\d.]+ s$", printed, re.M) == ["dbpedia", "amazon"]
+
+
+HOP = re.compile(r"^(\d+)\. `([\w.]+):([\w.]+)`", re.M)
+
+
+def test_the_way_of_one_example_is_under_twenty_hops_all_of_which_are_there() -> None:
+    hops = HOP.findall((DOCS / "architecture.md").read_text("utf-8"))
+    assert len(hops) > 20  # of a test question and a training row together
+    assert max(int(number) for number, *_ in hops) < 20
+    for _, module, name in hops:
+        assert callable(attrgetter(name)(import_module(module))), f"{module}:{name}"
