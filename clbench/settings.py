@@ -89,7 +89,7 @@ class Settings:
     trust_remote_code: Annotated[bool, "run Python code that comes with the backbone; read it first"] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
     threads: Annotated[
-        int | None, "CPU threads; none: PyTorch's choice, which crawls where other work shares the cores"
+        int | None, "CPU threads; none: PyTorch's choice, which is slow while other programs use the same cores"
     ] = None
     matrix: Annotated[
         Literal["op", "bwt", "lower", "full"],

@@ -10,7 +10,8 @@ adds up, the anchor is the F-weighted mean of all weights, and a constant stays 
 grow. Gradient and penalty enter once an optimizer step, whatever the micro-batches.
 
 F is the empirical one: each row's own gradient of log p(answer), summed over its tokens, at the final weights and without
-dropout. The default strength was chosen on validation rows (README, "Chosen on validation rows"); another backbone needs another.
+dropout. The default strength was chosen on validation rows (docs/results.md, "Chosen on validation rows"); another backbone needs
+another.
 """
 
 from dataclasses import dataclass, field

@@ -10,7 +10,7 @@ Its variance is reduced by what the same data and the same dropout give at the p
 models: it keeps the graphs of all of them). The outer step is the common recipe's AdamW fed with ghat, or SGD.
 
 A batch size K times as large makes an inner step of every whole batch. The paper's inner rate is one for SGD on a vision model;
-the default here is what validation rows chose (README, "Chosen on validation rows").
+the default here is what validation rows chose (docs/results.md, "Chosen on validation rows").
 """
 
 from contextlib import nullcontext

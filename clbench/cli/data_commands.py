@@ -68,7 +68,7 @@ def new(file: str) -> None:
     if path.suffix != ".toml":
         raise ClbenchError(f"'{file}': a stream file ends in .toml")
     if path.exists():
-        raise ClbenchError(f"{path}: is there already; name another file")
+        raise ClbenchError(f"{path} already exists; choose another name")
     write_atomically(path, lambda temporary: temporary.write_text(example_file(file), "utf-8"))
     click.echo(f"{path}: name your files and columns there, then `clbench streams check {path}`")
 
@@ -106,9 +106,7 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
         _show_prompt(console, number, name, example, asking, settings.max_input)
     for finding in audit_stream(source, stream, asking.count if asking else None, settings.max_input).findings:
         console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"{file}: can be run with `clbench run --method ... --stream {file}`", highlight=False, soft_wrap=True
-    )
+    console.print(f"run it with `clbench run --method ... --stream {file}`", highlight=False, soft_wrap=True)
 
 
 def _spread(tasks: Sequence[tuple[str, Sequence[Example]]], count: int) -> list[tuple[str, Example]]:

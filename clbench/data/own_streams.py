@@ -95,7 +95,7 @@ def read_stream(path: Path) -> Stream:
     """Return the stream of a TOML file; its rows are read when a run asks for them.
 
     Raises:
-        ClbenchError: the file is missing, no TOML, or says something that it cannot say.
+        ClbenchError: the file is missing, is not TOML, or has an unknown key or an unusable value.
     """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
@@ -127,7 +127,7 @@ def _order(path: Path, content: Mapping[str, Any], tasks: Mapping[str, OwnTask])
             raise ClbenchError(f"{path}: order: {unknown('task', name, tasks)}")
     if len(set(order)) < len(order):
         twice = next(name for name in order if order.count(name) > 1)
-        raise ClbenchError(f"{path}: order: task '{twice}' stands twice; name each task once")
+        raise ClbenchError(f"{path}: order: task '{twice}' is listed twice; list each task once")
     return tuple(order)
 
 
@@ -182,7 +182,7 @@ def _texts(place: str, table: Mapping[str, Any], key: str, kind: type) -> tuple[
     values = _value(place, table, key, kind, [])
     for value in values:
         if not isinstance(value, str) or not value.strip():
-            raise ClbenchError(f"{place}: '{key}' must be a list of texts, and {value!r} is none")
+            raise ClbenchError(f"{place}: '{key}' must be a list of texts; {value!r} is not a text")
     if len(set(values)) < len(values):
         raise ClbenchError(f"{place}: '{key}' names a label twice")
     return tuple(values)
@@ -203,7 +203,7 @@ def check_metrics(stream: Stream, known: Mapping[str, Callable[..., float]]) -> 
     """Check that every task's metric is known.
 
     Raises:
-        ClbenchError: a metric is not.
+        ClbenchError: a task names an unknown metric.
     """
     for spec in stream.specs:
         if spec.metric not in known:

@@ -40,10 +40,11 @@ def full_loss(call: Call, input_ids: Tensor, attention_mask: Tensor, labels: Ten
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpointed: bool) -> Call:
-    """Return the model with other weights, by name, for its trained ones; it does not checkpoint then.
+    """Return a function that calls the model with other values for its trained weights, given by name.
 
     Args:
-        checkpointed: it does otherwise; but a second pass, within the backward one, would see its own weights.
+        checkpointed: whether gradient checkpointing is on; it is switched off during the call, since the backward pass would
+            compute the activations again with the model's own weights.
     """
 
     def call(**inputs: Any) -> Any:

@@ -5,11 +5,12 @@
 
 w are the weights at that point, g is the gradient of the mean loss over `rows` training rows of the task (the same ones at every
 point, without dropout), w_0 are the weights before the task's first optimizer step. The measure is the same for every method and
-is not what a method reckons with itself (that is smoothed over its own batches). The header (metadata `content`) is JSON:
+differs from the importance that a method computes for its own use (which is smoothed over its batches). The header (metadata
+`content`) is JSON:
 
     schema_version, name (the run's), rows, tasks (names, in the order of learning), tensors ([{name, size}]),
-    points ([{task, step, steps}]): before the task (step 0), where a quarter, half and three quarters of its first phase's steps
-    are taken, and when the method is done with it (step = steps)
+    points ([{task, step, steps}]): before the task (step 0), after a quarter, half and three quarters of its first
+    phase's steps, and when the method is done with it (step = steps)
 
 Of methods that start a new block with each task, the tensors are the block that is trained.
 """
@@ -103,9 +104,7 @@ def write_maps(path: Path, maps: Maps) -> None:
         "points": [asdict(point) for point in maps.points],
     }
     tensors = {"importance": maps.importance, "task_vector": maps.task_vector}
-    content = save(
-        tensors, {"content": json.dumps(header)}
-    )  # not save_file, which makes files for their owner's eyes alone
+    content = save(tensors, {"content": json.dumps(header)})  # not save_file, whose files only their owner may read
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

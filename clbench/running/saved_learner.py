@@ -22,11 +22,11 @@ def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **chang
 
     Args:
         folder: `results/NAME.adapter`.
-        plugins: the plugin files that offer the method, where it is none of clbench's or of an installed package.
-        changes: settings that are otherwise here, such as `backbone="/where/it/is"`, `device="cpu"`.
+        plugins: the plugin files that offer the method, unless clbench or an installed package does.
+        changes: settings that differ here, such as `backbone="/where/it/is"`, `device="cpu"`.
 
     Raises:
-        ClbenchError: the folder is none of a saved run, or method, backbone or a setting is not to be had.
+        ClbenchError: the folder holds no saved run, or its method, its backbone or one of its settings is not available here.
     """
     folder = Path(folder)
     saved = _read(folder)
@@ -49,11 +49,13 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         saved = json.loads((folder / LEARNER_FILE).read_text("utf-8"))
     except FileNotFoundError:
-        raise ClbenchError(f"'{folder}' is no folder of a saved run: no {LEARNER_FILE} in it") from None
+        raise ClbenchError(f"'{folder}' holds no saved run: it has no {LEARNER_FILE}") from None
     except (ValueError, OSError) as error:
         raise ClbenchError(f"{folder / LEARNER_FILE}: cannot be read as JSON: {error}") from None
     known = {field.name for field in fields(Settings)}
     strange = sorted(saved["settings"].keys() - known)
     if strange:
-        raise ClbenchError(f"{folder / LEARNER_FILE}: setting '{strange[0]}' is of another version of clbench")
+        raise ClbenchError(
+            f"{folder / LEARNER_FILE}: setting '{strange[0]}' is unknown here: another version of clbench saved it"
+        )
     return dict(saved)

@@ -34,7 +34,7 @@ STREAMS = {
     "unknown key": ('nam = "x"', None, "s.toml: no key 'nam'; did you mean 'name'?"),
     "no tasks": ('name = "x"', None, "s.toml: no tasks; each is a table [tasks.NAME]"),
     "task twice": ("[tasks.t]\n[tasks.t]\n", None, "s.toml: cannot be read as TOML: Cannot declare ('tasks', 't') twice"),
-    "task twice in the order": (toml({"t": TASK}, order=["t", "t"]), None, "s.toml: order: task 't' stands twice"),
+    "task twice in the order": (toml({"t": TASK}, order=["t", "t"]), None, "s.toml: order: task 't' is listed twice"),
     "order names another": (toml({"t": TASK}, order=["u"]), None, "s.toml: order: no task 'u' (known: t)"),
     "order no list": (toml({"t": TASK}, order="t"), None, "s.toml: 'order' must be a list of task names"),
     "name of ours": (toml({"t": TASK}, name="long:9"), None, "the name 'long:9' belongs to a built-in stream"),
@@ -48,7 +48,7 @@ STREAMS = {
     "absent column": (with_task(prompt="{txt}"), GOOD_ROWS, "r.json: row 0: no column 'txt'; did you mean 'text'?"),
     "absent target": (with_task(target="lable"), GOOD_ROWS, "r.json: row 0: no column 'lable'; did you mean 'label'?"),
     "labels no list": (with_task(labels="no"), None, "s.toml: task 't': 'labels' must be a list of texts, not 'no'"),
-    "label no text": (with_task(labels=[0, 1]), None, "task 't': 'labels' must be a list of texts, and 0 is none"),
+    "label no text": (with_task(labels=[0, 1]), None, "task 't': 'labels' must be a list of texts; 0 is not a text"),
     "label twice": (with_task(labels=["a", "a"]), None, "s.toml: task 't': 'labels' names a label twice"),
     "labels that are one": (with_task(labels=["no", "No", "yes"]), GOOD_ROWS, "labels ['no', 'No'] are the same answer"),
     "label not in set": (
@@ -167,7 +167,7 @@ def test_a_folder_or_a_setting(clbench, tmp_path, tiny_run, monkeypatch, name):
 
 
 COMMANDS = {
-    "new on a file": (["streams", "new", "s.toml"], "s.toml: is there already; name another file"),
+    "new on a file": (["streams", "new", "s.toml"], "s.toml already exists; choose another name"),
     "new without ending": (["streams", "new", "s.yaml"], "'s.yaml': a stream file ends in .toml"),
     "check of nothing": (["streams", "check", "none.toml"], "no stream file 'none.toml'"),
     "audit of both": (["audit", "--order", "4", "--stream", "long:2"], "--order and --stream both name the stream"),

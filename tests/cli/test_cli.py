@@ -66,11 +66,6 @@ def test_a_plugin_file_runs(clbench, tiny_run):
     assert "l2 (strength=0.5)" in result.output
 
 
-def test_the_readme_shows_the_tested_plugin():
-    readme = (ROOT / "README.md").read_text()
-    assert EXAMPLE_PLUGIN.read_text().strip() in readme
-
-
 def test_the_saved_adapter_reloads_to_the_same_answers(clbench, tiny_run, tiny_folder, tmp_path):
     result = clbench(*tiny_run, "--stream", "sst-2,agnews", "--method", "seqlora", "--epochs", "12", "--save-adapter")
     assert result.exit_code == 0, result.output

@@ -12,7 +12,6 @@ from clbench.data.own_streams import read_stream
 from clbench.data.sources import load_tasks
 from clbench.data.templates import Template
 from clbench.errors import ClbenchError
-from tests.conftest import ROOT
 
 TICKETS = [
     {"subject": f"No {i}", "text": f"The {'invoice' if i % 2 else 'screen'} is wrong", "team": ["technical", "billing"][i % 2]}
@@ -70,15 +69,6 @@ def test_a_new_stream_is_checked_and_runs(clbench, tiny_run, tiny_folder, tmp_pa
     changed = (tmp_path / "support.toml").read_text().replace('metric = "rouge_l"', 'metric = "token_f1"')
     (tmp_path / "support.toml").write_text(changed)
     assert "already finished" not in clbench(*words).output
-
-
-def test_the_stream_that_the_readme_shows_is_right(clbench, tmp_path):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (tmp_path / "s.toml").write_text(readme.split("```toml\n")[1].split("```")[0])
-    write_tickets(tmp_path)
-    result = clbench("streams", "check", "s.toml", "--backbone", "none")
-    assert result.exit_code == 0, result.output
-    assert "Which team? Option: billing, technical.\nNo 0\nThe screen is wrong\nAnswer:\n-> technical" in result.output
 
 
 def test_every_format_gives_the_same_examples(tmp_path):

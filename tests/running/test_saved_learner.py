@@ -80,7 +80,7 @@ def test_a_method_of_a_plugin_loads_with_its_file_and_elsewhere(saved_run, tmp_p
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
-    with pytest.raises(ClbenchError, match=r"is no folder of a saved run: no learner\.json"):
+    with pytest.raises(ClbenchError, match=r"holds no saved run: it has no learner\.json"):
         load_learner(tmp_path)
     folder, _, _ = saved_run("moelora", epochs=1)
     wide = save_tiny_t5(tmp_path / "wide", d_model=48)

@@ -25,24 +25,24 @@ MOST = 64  # graphs; each holds its share of one pool of memory
 
 
 def check_compile(settings: Settings, device: torch.device) -> None:
-    """Refuse what cannot be.
+    """Check that the setting `compile` works with the device and the other settings.
 
     Raises:
-        ClbenchError: CUDA graphs without CUDA, or together with gradient checkpointing.
+        ClbenchError: CUDA graphs are asked for without CUDA, or together with gradient checkpointing.
     """
     if settings.compile != "cudagraphs":
         return
     if device.type != "cuda":
         raise ClbenchError(f"--compile cudagraphs needs a CUDA device, this one is '{device}'; use none or default")
     if settings.gradient_checkpointing:
-        raise ClbenchError("--compile cudagraphs and --gradient-checkpointing exclude each other; leave one out")
+        raise ClbenchError("--compile cudagraphs does not work with --gradient-checkpointing; leave one out")
 
 
 def compiled_loss(kind: str, model: nn.Module, weights: Weights | None) -> CompiledLoss | GraphedLoss | None:
-    """Return what computes losses in a `--compile` choice; None where nothing but the model does.
+    """Return the object that computes losses for a `--compile` choice; None if the model computes them itself.
 
     Args:
-        weights: the trained weights; None where more than they changes what the model computes: there are no graphs then.
+        weights: the trained weights; None if something else can change what the model computes, which rules out graphs.
     """
     if kind == "default":
         return CompiledLoss(model)

@@ -35,10 +35,10 @@ def has_matplotlib() -> bool:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse what is no kind of picture.
+    """Check that there is a picture of this kind.
 
     Raises:
-        ClbenchError: it is none.
+        ClbenchError: there is none.
     """
     if kind not in KINDS:
         raise unknown("kind of plot", kind, KINDS)
@@ -76,10 +76,10 @@ def draw(kind: str, series: Sequence[Series], title: str = "") -> Figure:
 
 
 def file_format(path: Path) -> str:
-    """Return the format that a file's suffix names.
+    """Return the picture format that a file's suffix stands for.
 
     Raises:
-        ClbenchError: it names none.
+        ClbenchError: the suffix stands for no picture format.
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in SUFFIXES:

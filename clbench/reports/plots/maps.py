@@ -33,7 +33,7 @@ class Panel:
 
 
 def maps(series: Sequence[Series]) -> Figure:
-    """Draw of the last task the task vector and the importance, and of the first one the importance before and after it."""
+    """Draw the last task's task vector and importance, and the first task's importance before and after the last one."""
     panels: list[Panel] = []
     everything = all_maps(series)
     for label, found in everything:
@@ -113,13 +113,13 @@ def mean_maps(series: Series) -> Maps:
 
 
 def need_two_tasks(found: Maps) -> None:
-    """Refuse maps of a single task.
+    """Check that the maps cover two tasks or more.
 
     Raises:
-        ClbenchError: they are.
+        ClbenchError: they cover a single task.
     """
     if len(found.tasks) < 2:
-        raise ClbenchError(f"maps of '{found.name}': of one task there is no shift")
+        raise ClbenchError(f"maps of '{found.name}': a single task shows no shift; log a run of two or more")
 
 
 def layout_of(found: Maps) -> tuple[list[str], list[str]]:
