@@ -29,6 +29,7 @@ from clbench.model.backbone import Backbone
 from clbench.running.protocol import DefaultProtocol
 from clbench.settings import Settings, resolve_settings
 
+FIRST_ROWS = 40  # of the first task; half of them are remembered
 BASE = "lorareplay mix=interleave"
 FORMS = [
     BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
@@ -54,9 +55,8 @@ def measure(
     tasks: list[Task],
 ) -> "Measured":
     """Learn both tasks; return the costs of the second."""
-    options = method.resolve_options(given)
-    if "memory_ratio" in options:
-        options["memory_ratio"] = 0.5
+    resolved = method.resolve_options(given)
+    options = method.enlarge_memory(resolved, FIRST_ROWS // 2, FIRST_ROWS)
     instance = method.build(options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol()])
     learner = Learner(backbone, settings, manager.hook, len(tasks))
@@ -90,7 +90,7 @@ def main() -> None:
     settings = resolve_settings(given, arguments.shape)
     backbone = chosen_backbone(arguments, settings)
     first, second = load_tasks(settings.data, find_stream("amazon,yahoo"), 200, 8)
-    tasks = [replace(first, train=first.train[:40]), second]  # of the first, 20 rows are remembered
+    tasks = [replace(first, train=first.train[:FIRST_ROWS]), second]
     kept = arguments.methods.split(",") if arguments.methods else [form.split()[0] for form in FORMS]
     forms = [form for form in FORMS if form == BASE or form.split()[0] in kept]
     plugins = find_plugins()

@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +17,10 @@ from typing import Any
 import pluggy
 
 from clbench import hookspecs
+from clbench.about import About, about_of
 from clbench.data.answer_scores import METRICS, Metric
 from clbench.errors import ClbenchError, one_line, unknown
-from clbench.options import Option, list_options, parse_options
+from clbench.options import Option, list_options, restore, settle
 
 HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
 
@@ -37,20 +38,23 @@ class Method:
         """The first line of the callable's docstring."""
         return (inspect.getdoc(self.factory) or "").strip().split("\n")[0]
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Option]:
-        """The method's options by name."""
+        """The method's options by name.
+
+        Raises:
+            ClbenchError: one of them declares what cannot be offered.
+        """
         return list_options(self.factory)
 
-    @property
-    def variants(self) -> Mapping[str, Mapping[str, Any]]:
-        """Named sets of option values, from the callable's `VARIANTS`, asked for with `--set variant=NAME`."""
-        return getattr(self.factory, "VARIANTS", {})
+    @cached_property
+    def about(self) -> About:
+        """What the method declares of itself.
 
-    @property
-    def needs_task_id(self) -> bool:
-        """Whether the callable declares, with `NEEDS_TASK_ID = True`, that it must be told which task a question is of."""
-        return getattr(self.factory, "NEEDS_TASK_ID", False)
+        Raises:
+            ClbenchError: the declaration does not fit the options.
+        """
+        return about_of(self.factory, self.options)
 
     @property
     def source_digest(self) -> str:
@@ -61,36 +65,59 @@ class Method:
             text = repr(self.factory)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def resolve_options(self, given: Mapping[str, str]) -> dict[str, Any]:
+    def resolve_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the value of every option: given by the user, else the variant's, else the default.
 
+        Options without effect keep their defaults.
+
         Raises:
-            ClbenchError: no such option or variant, a bad value, or an option without default was not given.
+            ClbenchError: no such option or variant, a bad value, an option without default was not given, or a given one has no
+                effect beside the others.
         """
-        known, given = self.options, dict(given)
+        given, variants = dict(given), self.about.variants
         chosen: Mapping[str, Any] = {}
-        if self.variants and "variant" in given:
+        if variants and "variant" in given:
             variant = given.pop("variant")
-            if variant not in self.variants:
-                raise unknown(f"variant of method '{self.name}':", variant, self.variants)
-            chosen = self.variants[variant]
-        parsed = parse_options(f"option of method '{self.name}':", known, given)
-        values = {name: option.default for name, option in known.items()} | dict(chosen) | parsed
-        missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
-        if missing:
-            raise ClbenchError(f"method '{self.name}' needs a value: --set {missing[0]}=...")
-        return values
+            if variant not in variants:
+                raise unknown(f"variant of method '{self.name}':", variant, variants)
+            chosen = variants[variant]
+        return settle(self.options, given, chosen, f"method '{self.name}'")
 
     def build(self, options: Mapping[str, Any]) -> object:
-        """Return a new instance of the method.
+        """Return a new instance of the method; options that are not named have their defaults.
 
         Raises:
-            ClbenchError: the method refuses the options.
+            ClbenchError: an option's value is none that it takes, or the method refuses the options.
         """
+        values = restore(self.options, options, f"method '{self.name}'")
         try:
-            return self.factory(**options)
+            return self.factory(**values)
         except (ValueError, TypeError) as error:
             raise ClbenchError(f"method '{self.name}' ({self.origin}) refuses its options: {error}") from error
+
+    def budget(self, options: Mapping[str, Any], rows: int, labels: int) -> int:
+        """Return how many training rows of a task, which has so many rows and labels, the method may keep."""
+        memory = self.about.memory
+        if memory is None or self.options[memory.option].obstacle(options) is not None:
+            return 0
+        return memory.budget(options[memory.option], rows, labels)
+
+    def enlarge_memory(self, options: Mapping[str, Any], wanted: int, rows: int) -> dict[str, Any]:
+        """Return the options with a memory, if there is one, that holds the wanted rows of a task with so many rows."""
+        if not self.budget(options, rows, 0):
+            return dict(options)
+        memory = self.about.memory
+        assert memory is not None  # there is a budget
+        return {**options, memory.option: memory.enlarged(options[memory.option], wanted, rows)}
+
+    def facts(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the record says of the method, for reports, which know no plugins."""
+        about = self.about
+        return {
+            "upper_bound": about.upper_bound,
+            "learns_plainly": about.learns_plainly,
+            "learning_rate": None if about.learning_rate is None else options[about.learning_rate],
+        }
 
 
 @dataclass(frozen=True)
@@ -136,8 +163,17 @@ def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
         for name, factory in _offered("methods", implementation, origin).items():
             if name in found:
                 raise ClbenchError(f"method '{name}' is offered twice: by {found[name].origin} and by {origin}")
-            found[name] = Method(name, factory, origin)
+            found[name] = _checked(Method(name, factory, origin))
     return Plugins(dict(sorted(found.items())), modules, _find_metrics(manager))
+
+
+def _checked(method: Method) -> Method:
+    """Return the method, if its declarations can be offered."""
+    try:
+        _ = method.options, method.about
+    except ClbenchError as error:
+        raise ClbenchError(f"plugin {method.origin}: method '{method.name}': {error}") from error
+    return method
 
 
 def _find_metrics(manager: pluggy.PluginManager) -> dict[str, Metric]:

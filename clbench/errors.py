@@ -13,7 +13,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> ClbenchError:
     names = [str(item) for item in known]
     near = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return ClbenchError(f"no {kind} '{name}'{hint} (known: {', '.join(names) or 'none'})")
+    return ClbenchError(f"no {kind} {str(name)!r}{hint} (known: {', '.join(names) or 'none'})")
 
 
 def one_line(error: BaseException) -> str:

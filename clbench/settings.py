@@ -3,11 +3,14 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Lt, MinLen
+
 from clbench.errors import ClbenchError, unknown
-from clbench.options import list_options, parse_options
+from clbench.options import Option, Search, list_options, restore, settle
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (
@@ -24,52 +27,61 @@ class Settings:
         ClbenchError: a value is out of its range.
     """
 
-    backbone: Annotated[str, "mini (embedded), a Hugging Face hub id, or a local model folder"] = "mini"
-    data: Annotated[str, "toy (embedded), hub (hub:FOLDER for a copy of it), or a folder in a public layout"] = "toy"
+    backbone: Annotated[str, "mini (embedded), a Hugging Face hub id, or a local model folder", MinLen(1)] = "mini"
+    data: Annotated[
+        str, "toy (embedded), hub (hub:FOLDER for a copy of it), or a folder in a public layout", MinLen(1)
+    ] = "toy"
     layout: Annotated[
         Literal["auto", "rkif", "olora", "sapt"], "layout of the data folder; auto: what the folder shows"
     ] = "auto"
-    stream: Annotated[str, "a stream's name (`clbench streams`), or task names separated by commas"] = "long:1"
-    seed: Annotated[int, "seed of initialisation, shuffling, dropout, sampling and memory"] = 1
-    limit_train: Annotated[int | None, "training rows per task, class-balanced"] = None
-    limit_test: Annotated[int | None, "test rows per task, class-balanced"] = None
-    train_per_class: Annotated[int | None, "training rows per class (O-LoRA's protocol takes 1000)"] = None
-    validation: Annotated[int, "rows per task carved out of the training rows, never trained on"] = 0
+    stream: Annotated[str, "a stream's name (`clbench streams`), or task names separated by commas", MinLen(1)] = (
+        "long:1"
+    )
+    seed: Annotated[int, "seed of initialisation, shuffling, dropout, sampling and memory", Ge(0)] = 1
+    limit_train: Annotated[int | None, "training rows per task, class-balanced", Ge(1)] = None
+    limit_test: Annotated[int | None, "test rows per task, class-balanced", Ge(1)] = None
+    train_per_class: Annotated[int | None, "training rows per class (O-LoRA's protocol takes 1000)", Ge(1)] = None
+    validation: Annotated[int, "rows per task carved out of the training rows, never trained on", Ge(0)] = 0
     evaluate_on: Annotated[
         Literal["test", "validation"], "score the test rows, or the validation rows (to choose hyper-parameters)"
     ] = "test"
     superni_metric: Annotated[
         Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363, 875 and 1687"
     ] = "rouge"
-    epochs: Annotated[int, "passes over each task's training rows"] = 10
-    batch_size: Annotated[int, "examples per optimizer step"] = 8
-    micro_batch: Annotated[int | None, "examples per forward pass (gradient accumulation); none: the whole batch"] = (
-        None
-    )
-    learning_rate: Annotated[float, "peak learning rate of AdamW"] = 3e-4
+    epochs: Annotated[int, "passes over each task's training rows", Ge(1)] = 10
+    batch_size: Annotated[int, "examples per optimizer step", Ge(1)] = 8
+    micro_batch: Annotated[
+        int | None, "examples per forward pass (gradient accumulation); none: the whole batch", Ge(1)
+    ] = None
+    learning_rate: Annotated[float, "peak learning rate of AdamW", Ge(0), Search(1e-5, 1e-1, log=True)] = 3e-4
     schedule: Annotated[Literal["linear", "constant"], "learning rate after the warm-up, per task"] = "linear"
-    warmup_steps: Annotated[int, "warm-up steps per task, at most a tenth of the task's steps"] = 50
-    weight_decay: Annotated[float, "AdamW weight decay"] = 0.0
-    clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip"] = 1.0
-    max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut"] = 512
-    max_target: Annotated[int | None, "longest training target in tokens; none: as max_answer"] = None
+    warmup_steps: Annotated[int, "warm-up steps per task, at most a tenth of the task's steps", Ge(0)] = 50
+    weight_decay: Annotated[float, "AdamW weight decay", Ge(0)] = 0.0
+    clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip", Ge(0)] = 1.0
+    max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut", Ge(16)] = 512
+    max_target: Annotated[int | None, "longest training target in tokens; none: as max_answer", Ge(1)] = None
     template: Annotated[
         Literal["auto", "plain", "alpaca"], "the prompt as it is, or in the Alpaca template; auto: alpaca for a decoder"
     ] = "auto"
-    max_answer: Annotated[int | None, "longest generated answer in tokens; none: the task's own, else 128"] = None
-    lora_rank: Annotated[int, "rank of the LoRA adapter"] = 8
-    lora_alpha: Annotated[float, "LoRA scaling numerator"] = 32.0
-    lora_dropout: Annotated[float, "dropout on the LoRA input"] = 0.05
+    max_answer: Annotated[int | None, "longest generated answer in tokens; none: the task's own, else 128", Ge(1)] = (
+        None
+    )
+    lora_rank: Annotated[int, "rank of the LoRA adapter", Ge(1), Search(choices=(4, 8, 16, 32, 64))] = 8
+    lora_alpha: Annotated[float, "LoRA scaling numerator", Gt(0)] = 32.0
+    lora_dropout: Annotated[float, "dropout on the LoRA input", Ge(0), Lt(1), Search(0.0, 0.2)] = 0.05
     lora_targets: Annotated[
         str,
         "module names separated by commas, all-linear, or auto: the architecture's usual ones (T5: q,v; LLaMA: q_proj,v_proj)",
+        MinLen(1),
     ] = "auto"
     answers: Annotated[
         Literal["generate", "labels"], "generate freely, or choose among a task's labels (constrained greedy decoding)"
     ] = "generate"
-    verify_answers: Annotated[int, "test rows per task to answer both ways and compare; changes no score"] = 0
-    eval_batch_size: Annotated[int, "most examples per batch of answers"] = 128
-    eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers"] = 65536
+    verify_answers: Annotated[int, "test rows per task to answer both ways and compare; changes no score", Ge(0)] = 0
+    eval_batch_size: Annotated[int, "most examples per batch of answers", Ge(1)] = 128
+    eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers", Ge(1)] = (
+        65536
+    )
     precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
         "auto"
     )
@@ -84,12 +96,14 @@ class Settings:
         "training passes through torch.compile, or as CUDA graphs: pays where a step is many small kernels",
     ] = "none"
     pad_multiple: Annotated[
-        int | None, "pad lengths to a multiple, so that shapes are few; none: 32 with --compile cudagraphs, else 1"
+        int | None,
+        "pad lengths to a multiple, so that shapes are few; none: 32 with --compile cudagraphs, else 1",
+        Ge(1),
     ] = None
     trust_remote_code: Annotated[bool, "run Python code that comes with the backbone; read it first"] = False
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ..."] = "auto"
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ...", MinLen(1)] = "auto"
     threads: Annotated[
-        int | None, "CPU threads; none: PyTorch's choice, which is slow while other programs use the same cores"
+        int | None, "CPU threads; none: PyTorch's choice, which is slow while other programs use the same cores", Ge(1)
     ] = None
     matrix: Annotated[
         Literal["op", "bwt", "lower", "full"],
@@ -97,20 +111,8 @@ class Settings:
     ] = "bwt"
 
     def __post_init__(self) -> None:
-        at_least = {
-            "epochs": 1, "batch_size": 1, "micro_batch": 1, "threads": 1, "eval_batch_size": 1, "eval_tokens": 1,
-            "verify_answers": 0, "limit_train": 1,
-            "limit_test": 1, "train_per_class": 1, "validation": 0, "learning_rate": 0, "warmup_steps": 0,
-            "weight_decay": 0, "clip_norm": 0, "max_input": 16, "max_target": 1, "max_answer": 1, "lora_rank": 1,
-            "pad_multiple": 1, "lora_alpha": 0, "lora_dropout": 0,
-        }  # fmt: skip
-        values = asdict(self)
-        for name, least in at_least.items():
-            value = values[name]
-            if value is not None and not value >= least:  # also catches nan
-                raise ClbenchError(f"setting '{name}' must be at least {least}, not {value}")
-        if self.lora_dropout >= 1:
-            raise ClbenchError(f"setting 'lora_dropout' must be below 1, not {self.lora_dropout}")
+        for name, value in restore(list_settings(), vars(self)).items():
+            object.__setattr__(self, name, value)
         if self.evaluate_on == "validation" and not self.validation:
             raise ClbenchError("--evaluate-on validation needs --validation N, the rows per task to carve out")
 
@@ -128,6 +130,12 @@ class Settings:
     def recipe(self) -> dict[str, Any]:
         """The settings that two runs must share to be averaged."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_RECIPE}
+
+
+@cache
+def list_settings() -> Mapping[str, Option]:
+    """Return what each setting declares, by name."""
+    return list_options(Settings)
 
 
 def load_presets() -> dict[str, dict[str, Any]]:
@@ -151,5 +159,4 @@ def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Set
     name = preset or next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
     family = str(given.get("stream", Settings.stream)).split(":")[0]
     chosen = {**presets.get(name, {}), **presets.get(f"{name}:{family}", {})}
-    known = list_options(Settings)
-    return Settings(**parse_options("setting", known, {**chosen, **given}))
+    return Settings(**settle(list_settings(), given, chosen))

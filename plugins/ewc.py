@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from clbench import hookimpl
+from clbench.options import OnlyIf, Search
 
 
 @hookimpl
@@ -32,26 +34,31 @@ def methods():
 class EWC:
     """Hold each weight near its old value, the harder the more the old tasks needed it."""
 
-    strength: Annotated[float, "lambda, weight of the penalty; the default was chosen on validation rows"] = 0.1
+    strength: Annotated[
+        float,
+        "lambda, weight of the penalty; the default was chosen on validation rows",
+        Ge(0),
+        Search(1e-2, 1e4, log=True),
+    ] = 0.1
     form: Annotated[
         Literal["online", "offline", "mean"], "F summed, anchor latest; one penalty per task, exactly; F averaged"
     ] = "online"
-    decay: Annotated[float, "online: gamma, factor on the old F at each task"] = 1.0
+    decay: Annotated[
+        float,
+        "gamma, factor on the old F at each task",
+        Interval(ge=0, le=1),
+        OnlyIf(form="online"),
+        Search(choices=(0.5, 0.9, 0.95, 1.0)),
+    ] = 1.0
     normalise: Annotated[bool, "scale each task's F to a mean of 1, so that strength does not depend on the model"] = (
         True
     )
-    fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all"] = None
+    fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all", Ge(1)] = None
     clip: Annotated[Literal["total", "task"], "clip the gradient with the penalty's, or the task's alone"] = "total"
     fisher: Tensor | None = field(default=None, init=False)
     anchor: Tensor | None = field(default=None, init=False)
     constant: Tensor | None = field(default=None, init=False)
     tasks: int = field(default=0, init=False)
-
-    def __post_init__(self):
-        if self.strength < 0 or not 0 <= self.decay <= 1:
-            raise ValueError("strength must not be negative, decay must lie in [0, 1]")
-        if self.fisher_rows is not None and self.fisher_rows < 1:
-            raise ValueError("fisher_rows must be at least 1")
 
     @hookimpl
     def learn_task(self, learner, task):

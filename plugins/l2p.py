@@ -14,15 +14,18 @@ as they are. `--save-adapter` writes
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt
 from torch import nn
 from torch.nn import functional
 
 from clbench import hookimpl
+from clbench.about import About
 from clbench.errors import ClbenchError
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
+from clbench.options import Search
 
 
 @hookimpl
@@ -34,22 +37,24 @@ def methods():
 class L2P:
     """Train a pool of soft prompts, from which every example chooses by its own query; the model is frozen."""
 
-    pool: Annotated[int, "M: prompts in the pool"] = 10
-    length: Annotated[int, "L_p: vectors of a prompt"] = 5
-    top: Annotated[int, "N: prompts that an example chooses"] = 3
-    pull: Annotated[float, "lambda: weight of the cosine between query and chosen keys"] = 0.5
-    learning_rate: Annotated[float, "of Adam, constant; usual for prompts: 0.03 to 0.3"] = 0.03
+    pool: Annotated[int, "M: prompts in the pool", Ge(1), Search(choices=(5, 10, 20, 40))] = 10
+    length: Annotated[int, "L_p: vectors of a prompt", Ge(1), Search(choices=(5, 10, 20))] = 5
+    top: Annotated[int, "N: prompts that an example chooses; at most pool", Ge(1), Search(1, 5)] = 3
+    pull: Annotated[float, "lambda: weight of the cosine between query and chosen keys", Ge(0), Search(0.05, 1.0)] = 0.5
+    learning_rate: Annotated[
+        float, "of Adam, constant; usual for prompts: 0.03 to 0.3", Gt(0), Search(0.01, 1.0, log=True)
+    ] = 0.03
     query: Annotated[
         Literal["auto", "encoder", "embedding"],
         "mean of the frozen encoder's states, or of embeddings; auto: the first there is",
     ] = "auto"
     batchwise: Annotated[bool, "in training, the prompts that the batch chose most, for all its rows (release)"] = False
 
+    about: ClassVar[About] = About(learning_rate="learning_rate")
+
     def __post_init__(self):
-        if min(self.pool, self.length, self.top) < 1 or self.top > self.pool:
-            raise ValueError("pool, length and top must be at least 1, and top at most pool")
-        if self.learning_rate <= 0 or self.pull < 0:
-            raise ValueError("learning_rate must be above 0, pull not negative")
+        if self.top > self.pool:
+            raise ValueError(f"top={self.top} prompts cannot be chosen from a pool of {self.pool}")
 
     @hookimpl
     def attach(self, learner):

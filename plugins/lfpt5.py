@@ -14,16 +14,19 @@ of the sampling passes over them. `--save-adapter` writes `parts.safetensors` wi
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import nn
 
 from clbench import hookimpl
+from clbench.about import About
 from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
 from clbench.encoding.batches import IGNORED
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
+from clbench.options import Search, Unless
 
 SEPARATOR = "__ans__"
 ANSWER_ROOM = 40  # tokens of a written row that separator and label may take
@@ -40,20 +43,24 @@ def methods():
 class LFPT5:
     """Train one soft prompt that solves the tasks and writes examples of earlier ones to be replayed."""
 
-    prompt_length: Annotated[int, "vectors of the prompt"] = 300
-    learning_rate: Annotated[float, "of AdamW, constant; LoRA's would leave the prompt as it is"] = 0.3
-    lm_weight: Annotated[float, "weight of writing examples"] = 0.25
-    kd_weight: Annotated[float, "weight of KL to the prompt as it was, in [0, 1]"] = 0.01
-    pseudo_per_class: Annotated[int, "written rows a class that are kept"] = 2
-    samples_per_class: Annotated[int, "rows a class that are written at most, to find those"] = 16
-    write_length: Annotated[int, "tokens of a written text, label apart"] = 128
+    prompt_length: Annotated[int, "vectors of the prompt", Ge(1), Search(choices=(50, 100, 300))] = 300
+    learning_rate: Annotated[
+        float, "of AdamW, constant; LoRA's would leave the prompt as it is", Gt(0), Search(0.03, 1.0, log=True)
+    ] = 0.3
+    lm_weight: Annotated[float, "weight of writing examples", Ge(0), Search(0.05, 1.0)] = 0.25
+    kd_weight: Annotated[
+        float, "weight of KL to the prompt as it was", Interval(ge=0, le=1), Search(1e-3, 0.5, log=True)
+    ] = 0.01
+    pseudo_per_class: Annotated[
+        int, "written rows a class that are kept; 0: none are written", Ge(0), Search(choices=(2, 4, 8, 16))
+    ] = 2
+    samples_per_class: Annotated[
+        int, "rows a class that are written at most, to find those", Ge(1), Unless(pseudo_per_class=0)
+    ] = 16
+    write_length: Annotated[int, "tokens of a written text, label apart", Ge(1)] = 128
     past: list[dict[str, Any]] = field(default_factory=list, init=False)
 
-    def __post_init__(self):
-        if min(self.prompt_length, self.samples_per_class, self.write_length) < 1 or self.pseudo_per_class < 0:
-            raise ValueError("prompt_length, samples_per_class and write_length must be at least 1")
-        if self.learning_rate <= 0 or self.lm_weight < 0 or not 0 <= self.kd_weight <= 1:
-            raise ValueError("learning_rate must be above 0, lm_weight not negative, kd_weight in [0, 1]")
+    about: ClassVar[About] = About(learning_rate="learning_rate")
 
     @hookimpl
     def attach(self, learner):

@@ -6,10 +6,14 @@ optimizer: it spends the replay budget of Recurrent-KIF and equals that method w
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Interval
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.learning.replay_memory import Memory
+from clbench.options import OnlyIf, Search
 
 
 @hookimpl
@@ -21,11 +25,23 @@ def methods():
 class LoRAReplay:
     """Train one LoRA adapter on each task together with a small memory of the earlier ones."""
 
-    memory_ratio: Annotated[float, "part of each task's training rows to remember"] = 0.02
+    memory_ratio: Annotated[
+        float, "part of each task's training rows to remember", Interval(gt=0, le=1), Search(0.005, 0.1, log=True)
+    ] = 0.02
     mix: Annotated[Literal["concat", "interleave"], "one shuffled set, or alternate windows"] = "concat"
-    window: Annotated[int, "interleave: steps on the new task before each replay"] = 8
-    replay_steps: Annotated[int, "interleave: steps on the memory after each window"] = 4
+    window: Annotated[
+        int,
+        "steps on the new task before each replay",
+        Ge(1),
+        OnlyIf(mix="interleave"),
+        Search(choices=(2, 4, 8, 16, 32)),
+    ] = 8
+    replay_steps: Annotated[
+        int, "steps on the memory after each window", Ge(1), OnlyIf(mix="interleave"), Search(choices=(1, 2, 4, 8))
+    ] = 4
     memory: Memory = field(default_factory=Memory, init=False)
+
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
     def learn_task(self, learner, task):

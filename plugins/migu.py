@@ -12,14 +12,17 @@ default; what validation rows chose for the embedded backbone is in docs/results
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.learning.replay_memory import Memory
+from clbench.options import OnlyIf, Search
 
 FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
 
@@ -35,9 +38,18 @@ class MIGU:
 
     base: Annotated[Literal["seqlora", "lorareplay"], "the new task alone, or together with a memory"] = "seqlora"
     frozen: Annotated[
-        float | None, "T: part of each matrix's rows that a step leaves; none: 0.7, with replay 0.4 (paper)"
+        float | None,
+        "T: part of each matrix's rows that a step leaves; none: 0.7, with replay 0.4 (paper)",
+        Interval(ge=0, lt=1),
+        Search(0.05, 0.95),
     ] = None
-    memory_ratio: Annotated[float, "lorareplay: part of each task's training rows to remember"] = 0.02
+    memory_ratio: Annotated[
+        float,
+        "part of each task's training rows to remember",
+        Interval(gt=0, le=1),
+        OnlyIf(base="lorareplay"),
+        Search(0.005, 0.1, log=True),
+    ] = 0.02
     skip_first_task: Annotated[bool, "learn the first task without masks (release)"] = True
     rule: Annotated[Literal["count", "quantile"], "floor(T d) smallest, or those below the quantile T (release)"] = (
         "count"
@@ -48,9 +60,7 @@ class MIGU:
     ] = "gradient"
     memory: Memory = field(default_factory=Memory, init=False)
 
-    def __post_init__(self):
-        if self.frozen is not None and not 0 <= self.frozen < 1:
-            raise ValueError("frozen must lie in [0, 1)")
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @property
     def part(self):

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from clbench import hookimpl
 from clbench.encoding.batches import IGNORED, Batch
 from clbench.errors import ClbenchError
+from clbench.options import Search, Unless
 
 
 @hookimpl
@@ -32,21 +34,25 @@ def methods():
 class MoELoRA:
     """Train a mixture of LoRA experts with a router in every layer on each task in turn."""
 
-    experts: Annotated[int | None, "LoRA experts a layer; none: as many as the stream has tasks"] = None
+    experts: Annotated[
+        int | None, "LoRA experts a layer; none: as many as the stream has tasks", Ge(1), Search(choices=(2, 4, 8, 15))
+    ] = None
     rank_mode: Annotated[
-        Literal["per_expert", "split"], "each expert has the settings' rank, or a part of it (CoIN)"
+        Literal["per_expert", "split"], "each expert has the settings' rank, or a part of it (CoIN)", Unless(experts=1)
     ] = "per_expert"
-    top_k: Annotated[int | None, "experts that a token goes to; none: all"] = None
-    load_balance: Annotated[float, "weight of the load-balance loss, a mean over layers; usual: 0.01"] = 0.0
-    router_start: Annotated[Literal["random", "zero"], "as a linear layer starts, or exactly uniform"] = "random"
-
-    def __post_init__(self):
-        if self.experts is not None and self.experts < 1:
-            raise ValueError("experts must be at least 1")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError("top_k must be at least 1")
-        if self.load_balance < 0:
-            raise ValueError("load_balance must not be negative")
+    top_k: Annotated[int | None, "experts that a token goes to; none: all", Ge(1), Unless(experts=1), Search(1, 4)] = (
+        None
+    )
+    load_balance: Annotated[
+        float,
+        "weight of the load-balance loss, a mean over layers; usual: 0.01",
+        Ge(0),
+        Unless(experts=1),
+        Search(1e-3, 0.1, log=True),
+    ] = 0.0
+    router_start: Annotated[
+        Literal["random", "zero"], "as a linear layer starts, or exactly uniform", Unless(experts=1)
+    ] = "random"
 
     @hookimpl
     def attach(self, learner):

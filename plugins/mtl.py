@@ -1,8 +1,10 @@
 """MTL: multi-task learning, all tasks at once; the upper bound of the comparison tables."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 from clbench import hookimpl
+from clbench.about import About
 
 
 @hookimpl
@@ -12,6 +14,8 @@ def methods():
 
 class MTL:
     """Train one LoRA adapter on the union of all tasks, shuffled; an upper bound, backward transfer is undefined."""
+
+    about: ClassVar[About] = About(upper_bound=True)
 
     @hookimpl
     def learn_task(self, learner, task):

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from clbench import hookimpl
+from clbench.options import Search, Unless
 
 
 @hookimpl
@@ -28,14 +30,14 @@ def methods():
 class OLoRA:
     """Train a new LoRA block on each task, in a subspace orthogonal to the frozen blocks of all earlier ones."""
 
-    lambda1: Annotated[float, "weight of the orthogonality of A; choose it on validation rows"] = 0.5
-    lambda2: Annotated[float, "weight of the norms of A and B"] = 0.0
-    ortho_norm: Annotated[Literal["l1", "l2sq"], "sum of absolute values (release) or of squares (paper's text)"] = "l1"
+    lambda1: Annotated[
+        float, "weight of the orthogonality of A; choose it on validation rows", Ge(0), Search(0.01, 10.0, log=True)
+    ] = 0.5
+    lambda2: Annotated[float, "weight of the norms of A and B", Ge(0), Search(1e-4, 1.0, log=True)] = 0.0
+    ortho_norm: Annotated[
+        Literal["l1", "l2sq"], "sum of absolute values (release) or of squares (paper's text)", Unless(lambda1=0)
+    ] = "l1"
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
-
-    def __post_init__(self):
-        if self.lambda1 < 0 or self.lambda2 < 0:
-            raise ValueError("lambda1 and lambda2 must not be negative")
 
     @hookimpl
     def attach(self, learner):

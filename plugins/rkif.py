@@ -10,16 +10,18 @@ released code; each of its departures is also an option of its own. The code's o
 (`--max-input 1024`), or faults that are not reproduced (empty adapters, test rows in the validation set).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.learning.importance import Importance, min_max, top_mask
 from clbench.learning.replay_memory import Memory
+from clbench.options import OnlyIf, Search, Unless
 
 RELEASE = {
     "score": "mean_times_spread",
@@ -32,6 +34,10 @@ RELEASE = {
     "outer_optimizer": "shared",
     "outer_loss_scale": 0.25,
 }
+# when an option has an effect
+MASKED = OnlyIf(merge=("mask", "average", "exclusive"))
+WEIGHED = Unless(merge="all")
+MEASURED_ANEW = OnlyIf(outer_importance="current")
 
 
 @hookimpl
@@ -43,56 +49,96 @@ def methods():
 class RecurrentKIF:
     """Fuse new and remembered knowledge every few steps, weight by weight, by their current importance."""
 
-    window: Annotated[int | None, "K: inner steps on the new task between two fusions; none: all, one fusion"] = 8
-    outer_steps: Annotated[int, "M: outer steps on the memory before each fusion"] = 4
-    memory_ratio: Annotated[float, "part of each task's training rows to remember"] = 0.02
-    inner_smoothing: Annotated[float, "alpha_1: smoothing of the inner importance; 0 takes the last batch alone"] = 0.55
-    outer_smoothing: Annotated[float, "alpha_2: smoothing of the outer importance"] = 0.55
-    top: Annotated[float, "part of the weights that a mask lets through"] = 0.2
-    importance: Annotated[Literal["weight_gradient", "gradient"], "|w g| (eq. 3) or |g| (Table 10)"] = "weight_gradient"
+    window: Annotated[
+        int | None,
+        "K: inner steps on the new task between two fusions; none: all, one fusion",
+        Ge(1),
+        Search(choices=(2, 4, 8, 16, 32)),
+    ] = 8
+    outer_steps: Annotated[
+        int, "M: outer steps on the memory before each fusion", Ge(1), Search(choices=(1, 2, 4, 8))
+    ] = 4
+    memory_ratio: Annotated[
+        float, "part of each task's training rows to remember", Interval(gt=0, le=1), Search(0.005, 0.1, log=True)
+    ] = 0.02
+    inner_smoothing: Annotated[
+        float,
+        "alpha_1: smoothing of the inner importance; 0 takes the last batch alone",
+        Interval(ge=0, lt=1),
+        WEIGHED,
+        Search(0.0, 0.95),
+    ] = 0.55
+    outer_smoothing: Annotated[
+        float,
+        "alpha_2: smoothing of the outer importance",
+        Interval(ge=0, lt=1),
+        WEIGHED,
+        MEASURED_ANEW,
+        Search(0.0, 0.95),
+    ] = 0.55
+    top: Annotated[
+        float, "part of the weights that a mask lets through", Interval(gt=0, lt=1), MASKED, Search(0.05, 0.5)
+    ] = 0.2
+    importance: Annotated[Literal["weight_gradient", "gradient"], "|w g| (eq. 3) or |g| (Table 10)", WEIGHED] = (
+        "weight_gradient"
+    )
     measured: Annotated[
         Literal["before_step", "after_step"],
         "w and g of one point, or g clipped and w after the optimizer step (release)",
+        WEIGHED,
     ] = "before_step"
-    score: Annotated[Literal["mean", "mean_times_spread"], "smoothed importance, or times its deviation (release)"] = (
-        "mean"
-    )
+    score: Annotated[
+        Literal["mean", "mean_times_spread"], "smoothed importance, or times its deviation (release)", WEIGHED
+    ] = "mean"
     outer_update: Annotated[
-        Literal["window", "step"], "outer importance once a window at theta_b(K), or at each outer step (release)"
+        Literal["window", "step"],
+        "outer importance once a window at theta_b(K), or at each outer step (release)",
+        WEIGHED,
+        MEASURED_ANEW,
     ] = "window"
     outer_importance: Annotated[
-        Literal["current", "static"], "measured again in each window, or once a task at its end (-DIE)"
+        Literal["current", "static"], "measured again in each window, or once a task at its end (-DIE)", WEIGHED
     ] = "current"
-    restart_inner: Annotated[bool, "begin the inner importance anew in each window"] = True
-    ties: Annotated[Literal["in", "out"], "whether a score on the threshold is let through; out: release"] = "in"
-    scope: Annotated[Literal["global", "tensor"], "one threshold for all weights or one per tensor"] = "global"
+    restart_inner: Annotated[
+        bool, "begin the inner importance anew in each window", WEIGHED, Unless(window=None, inner_smoothing=0)
+    ] = True
+    ties: Annotated[Literal["in", "out"], "whether a score on the threshold is let through; out: release", MASKED] = (
+        "in"
+    )
+    scope: Annotated[Literal["global", "tensor"], "one threshold for all weights or one per tensor", MASKED] = "global"
     merge: Annotated[
         Literal["mask", "average", "all", "exclusive", "scalar", "adaptive"],
         "eq. 9; release; m=1 (-KI); nothing where both masks are 1 (-Share); +GM; +Adaptive",
     ] = "mask"
-    temperature: Annotated[float, "merge=adaptive: temperature of the weighting"] = 0.25
+    temperature: Annotated[
+        float, "temperature of the weighting", Gt(0), OnlyIf(merge="adaptive"), Search(0.05, 2.0, log=True)
+    ] = 0.25
     outer_start: Annotated[Literal["inner", "window"], "the outer steps start from theta_b(K), or from theta_b"] = (
         "inner"
     )
     outer_optimizer: Annotated[Literal["own", "shared"], "an AdamW of its own, or the inner one (release)"] = "own"
-    outer_learning_rate: Annotated[float | None, "none: the inner one, as scheduled (without a window: its peak)"] = (
-        None
-    )
-    outer_loss_scale: Annotated[float, "factor on the memory's loss; 0.25: release"] = 1.0
+    outer_learning_rate: Annotated[
+        float | None,
+        "none: the inner one, as scheduled (without a window: its peak)",
+        Ge(0),
+        Search(1e-5, 1e-2, log=True),
+    ] = None
+    outer_loss_scale: Annotated[
+        float, "factor on the memory's loss; 0.25: release", Gt(0), Search(0.1, 2.0, log=True)
+    ] = 1.0
     memory: Memory = field(default_factory=Memory, init=False)
     static: Tensor | None = field(default=None, init=False)  # -DIE: mean over finished tasks of their scaled importance
 
-    VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {},
-        "release": RELEASE,
-        "release_llama": {**RELEASE, "outer_optimizer": "own", "outer_learning_rate": 0.0},
-    }
+    about: ClassVar[About] = About(
+        variants={
+            "paper": {},
+            "release": RELEASE,
+            "release_llama": {**RELEASE, "outer_optimizer": "own", "outer_learning_rate": 0.0},
+        },
+        memory=Ratio("memory_ratio"),
+    )
 
     def __post_init__(self):
-        if (self.window is not None and self.window < 1) or self.outer_steps < 1:
-            raise ValueError("window and outer_steps must be at least 1")
-        if not (0 <= self.inner_smoothing < 1 and 0 <= self.outer_smoothing < 1 and 0 < self.top < 1):
-            raise ValueError("smoothing must lie in [0, 1), top in (0, 1)")
         if self.score == "mean_times_spread" and 0 in (self.inner_smoothing, self.outer_smoothing):
             raise ValueError("without smoothing the deviation is zero: use score=mean")
 

@@ -22,17 +22,20 @@ development rows are its test rows), and over examples, not over batches.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
 from clbench.learning.replay_memory import Memory
 from clbench.model.soft_prompts import hook_reading
+from clbench.options import OnlyIf, Search, Unless
 
 GENERATE = "__gen__"  # what the generator reads
 TOP_K = 20  # likeliest tokens that it draws from
@@ -47,24 +50,41 @@ def methods():
 class SAPT:
     """Train a LoRA block per task and attend over all blocks, example by example, with a guard on the attention."""
 
-    reflection: Annotated[float, "lambda, weight of the attentive reflection; paper: 0.1 (long), 0.5 (SuperNI)"] = 0.1
+    reflection: Annotated[
+        float,
+        "lambda, weight of the attentive reflection; paper: 0.1 (long), 0.5 (SuperNI)",
+        Ge(0),
+        Search(0.01, 5.0, log=True),
+    ] = 0.1
     query: Annotated[Literal["code", "paper"], "SiLU after both linear layers (release), or between them"] = "code"
-    bottleneck: Annotated[int, "width of the query projection"] = 100
-    temperature: Annotated[float, "of the attention, times sqrt(d)"] = 1.0
-    pseudo: Annotated[Literal["memory", "generator"], "inputs of earlier tasks: remembered, or generated"] = "memory"
-    memory_ratio: Annotated[float, "earlier inputs, as part of each task's training rows"] = 0.02
-    generator_steps: Annotated[int, "generator: optimizer steps a task, in whole epochs"] = 5000
-    generator_rate: Annotated[float, "generator: peak learning rate"] = 1e-3
+    bottleneck: Annotated[int, "width of the query projection", Ge(1), Search(choices=(50, 100, 200))] = 100
+    temperature: Annotated[float, "of the attention, times sqrt(d)", Gt(0), Search(0.1, 10.0, log=True)] = 1.0
+    pseudo: Annotated[
+        Literal["memory", "generator"], "inputs of earlier tasks: remembered, or generated", Unless(reflection=0)
+    ] = "memory"
+    memory_ratio: Annotated[
+        float,
+        "earlier inputs, as part of each task's training rows",
+        Interval(gt=0, le=1),
+        Unless(reflection=0),
+        Search(0.005, 0.1, log=True),
+    ] = 0.02
+    generator_steps: Annotated[
+        int,
+        "optimizer steps of the generator a task, in whole epochs",
+        Ge(1),
+        OnlyIf(pseudo="generator"),
+        Unless(reflection=0),
+    ] = 5000
+    generator_rate: Annotated[
+        float, "peak learning rate of the generator", Gt(0), OnlyIf(pseudo="generator"), Unless(reflection=0)
+    ] = 1e-3
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
     keys: Tensor | None = field(default=None, init=False)
     means: dict[str, Tensor] = field(default_factory=dict, init=False)
     memory: Memory = field(default_factory=Memory, init=False)
 
-    def __post_init__(self):
-        if self.reflection < 0 or self.temperature <= 0:
-            raise ValueError("reflection must not be negative, temperature must be above 0")
-        if self.bottleneck < 1 or self.generator_steps < 1:
-            raise ValueError("bottleneck and generator_steps must be at least 1")
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
     def attach(self, learner):

@@ -1,6 +1,9 @@
 """SeqLoRA: one LoRA adapter, trained on one task after another; nothing else is carried over."""
 
+from typing import ClassVar
+
 from clbench import hookimpl
+from clbench.about import About
 
 
 @hookimpl
@@ -10,6 +13,8 @@ def methods():
 
 class SeqLoRA:
     """Train one LoRA adapter on each task in turn, with no guard against forgetting (the lower bound)."""
+
+    about: ClassVar[About] = About(learns_plainly=True)
 
     @hookimpl
     def learn_task(self, learner, task):

@@ -14,15 +14,17 @@ a unit among the top 20% for the new task alone is taken (1), for the old ones a
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from clbench import hookimpl
+from clbench.about import About
 from clbench.learning.importance import Importance, min_max, top_mask
+from clbench.options import OnlyIf, Search
 
 
 @hookimpl
@@ -37,25 +39,45 @@ class TaSL:
     unit: Annotated[Literal["matrix", "rank"], "each A and each B, or each rank of a module"] = "matrix"
     importance: Annotated[Literal["first", "second", "mix"], "|w g|, (w g)^2, or |w g - (w g)^2 / 2|"] = "first"
     merge: Annotated[Literal["hard", "soft"], "by thresholds, or weighted by exp(importance / temperature)"] = "hard"
-    smoothing: Annotated[float, "beta: smoothing of importance and deviation over steps"] = 0.85
-    top: Annotated[float, "part of the units that count as important"] = 0.2
-    both: Annotated[float, "hard: share of the new weights where a unit is important for both"] = 0.3
-    neither: Annotated[float, "hard: share of the new weights where it is important for neither"] = 0.5
-    temperature: Annotated[float, "soft: T"] = 0.25
-    accumulation: Annotated[float, "share of the new task in the accumulated importance"] = 0.3
-    orthogonality: Annotated[float, "weight of the pull towards orthonormal ranks"] = 0.0
+    smoothing: Annotated[
+        float, "beta: smoothing of importance and deviation over steps", Interval(gt=0, lt=1), Search(0.5, 0.99)
+    ] = 0.85
+    top: Annotated[
+        float,
+        "part of the units that count as important",
+        Interval(gt=0, lt=1),
+        OnlyIf(merge="hard"),
+        Search(0.05, 0.5),
+    ] = 0.2
+    both: Annotated[
+        float,
+        "share of the new weights where a unit is important for both",
+        Interval(ge=0, le=1),
+        OnlyIf(merge="hard"),
+        Search(0.1, 0.9),
+    ] = 0.3
+    neither: Annotated[
+        float,
+        "share of the new weights where it is important for neither",
+        Interval(ge=0, le=1),
+        OnlyIf(merge="hard"),
+        Search(0.1, 0.9),
+    ] = 0.5
+    temperature: Annotated[float, "T", Gt(0), OnlyIf(merge="soft"), Search(0.05, 2.0, log=True)] = 0.25
+    accumulation: Annotated[
+        float, "share of the new task in the accumulated importance", Interval(ge=0, le=1), Search(0.1, 0.9)
+    ] = 0.3
+    orthogonality: Annotated[
+        float, "weight of the pull towards orthonormal ranks", Ge(0), Search(1e-3, 1.0, log=True)
+    ] = 0.0
     accumulated: Tensor | None = field(default=None, init=False)
 
-    VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tasl": {},
-        "taslora": {"unit": "rank", "importance": "mix", "merge": "soft", "orthogonality": 0.1},
-    }
-
-    def __post_init__(self):
-        if not (0 < self.smoothing < 1 and 0 < self.top < 1 and self.temperature > 0):
-            raise ValueError("smoothing and top must lie in (0, 1), temperature above 0")
-        if not all(0 <= share <= 1 for share in (self.both, self.neither, self.accumulation)):
-            raise ValueError("both, neither and accumulation must lie in [0, 1]")
+    about: ClassVar[About] = About(
+        variants={
+            "tasl": {},
+            "taslora": {"unit": "rank", "importance": "mix", "merge": "soft", "orthogonality": 0.1},
+        }
+    )
 
     @hookimpl
     def learn_task(self, learner, task):

@@ -15,14 +15,17 @@ the default here is what validation rows chose (docs/results.md, "Chosen on vali
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.learning.replay_memory import Memory
+from clbench.options import Search, Unless
 
 
 @hookimpl
@@ -34,27 +37,37 @@ def methods():
 class VRMCL:
     """Meta-learn on the new task and a memory at once, with a variance-reduced hypergradient."""
 
-    momentum: Annotated[float, "r: weight of the variance reduction; 0 is plain meta-learning"] = 0.25
+    momentum: Annotated[
+        float,
+        "r: weight of the variance reduction; 0 is plain meta-learning",
+        Interval(ge=0, lt=1),
+        Search(choices=(0.0, 0.15, 0.25, 0.5)),
+    ] = 0.25
     inner_rate: Annotated[
-        float, "alpha: learning rate of the inner SGD steps; the default was chosen on validation rows"
+        float,
+        "alpha: learning rate of the inner SGD steps; the default was chosen on validation rows",
+        Ge(0),
+        Search(1e-4, 1e-1, log=True),
     ] = 0.001
-    inner_steps: Annotated[int, "K: slices of a batch, one inner step on each"] = 4
+    inner_steps: Annotated[int, "K: slices of a batch, one inner step on each", Ge(1), Search(choices=(1, 2, 4, 8))] = 4
     order: Annotated[Literal["first", "second"], "the gradient at phi, or through the inner steps"] = "first"
-    outer_at: Annotated[Literal["last", "mean"], "outer loss after the last inner step, or mean over all (release)"] = (
-        "last"
-    )
-    replay_weight: Annotated[float, "weight of a remembered row in the outer loss; of a new one: 1"] = 0.5
+    outer_at: Annotated[
+        Literal["last", "mean"],
+        "outer loss after the last inner step, or mean over all (release)",
+        Unless(inner_steps=1),
+    ] = "last"
+    replay_weight: Annotated[
+        float, "weight of a remembered row in the outer loss; of a new one: 1", Ge(0), Search(0.1, 2.0, log=True)
+    ] = 0.5
     outer_optimizer: Annotated[Literal["adamw", "sgd"], "what takes the outer step"] = "adamw"
-    memory_ratio: Annotated[float, "part of each task's training rows to remember"] = 0.02
-    carry: Annotated[bool, "begin a task with the last one's ghat (release), not anew"] = False
+    memory_ratio: Annotated[
+        float, "part of each task's training rows to remember", Interval(gt=0, le=1), Search(0.005, 0.1, log=True)
+    ] = 0.02
+    carry: Annotated[bool, "begin a task with the last one's ghat (release), not anew", Unless(momentum=0)] = False
     memory: Memory = field(default_factory=Memory, init=False)
     carried: Tensor | None = field(default=None, init=False)  # carry: ghat at the end of the last task
 
-    def __post_init__(self):
-        if self.inner_steps < 1 or self.inner_rate < 0 or self.replay_weight < 0:
-            raise ValueError("inner_steps must be at least 1, inner_rate and replay_weight not negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError("momentum must lie in [0, 1)")
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
     def learn_task(self, learner, task):

@@ -50,13 +50,13 @@ def test_the_paper_s_presets(name, backbone, values):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 0}, "setting 'epochs' must be at least 1, not 0"),
-        ({"learning_rate": "nan"}, "setting 'learning_rate' must be at least 0"),
-        ({"lora_dropout": 1}, "must be below 1"),
-        ({"precision": "half"}, r"no choice for option 'precision': 'half' \(known: auto"),
-        ({"batch_size": "eight"}, "option 'batch_size' takes int, not 'eight'"),
+        ({"epochs": 0}, "setting 'epochs' takes a whole number of at least 1, not 0"),
+        ({"learning_rate": "nan"}, "setting 'learning_rate' takes a finite number of at least 0, not 'nan'"),
+        ({"lora_dropout": 1}, "'lora_dropout' takes a finite number of at least 0 and below 1, not 1"),
+        ({"precision": "half"}, r"no choice for setting 'precision': 'half' \(known: auto"),
+        ({"batch_size": "eight"}, "setting 'batch_size' takes a whole number of at least 1, not 'eight'"),
         ({"quantize": "16bit"}, r"'16bit'; did you mean '8bit'\? \(known: none, 8bit, 4bit\)"),
-        ({"trust_remote_code": "perhaps"}, "option 'trust_remote_code' takes true or false, not 'perhaps'"),
+        ({"trust_remote_code": "perhaps"}, "setting 'trust_remote_code' takes true or false, not 'perhaps'"),
         ({"epoch": 1}, "no setting 'epoch'; did you mean 'epochs'"),
     ],
 )

@@ -24,6 +24,7 @@ from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
 from clbench.model.backbone import Backbone, load_backbone
 from clbench.model.tiny import save_tiny_t5
+from clbench.options import format_value
 from clbench.records.files import RunFiles
 from clbench.running.checkpoints import restore_state
 from clbench.running.protocol import DefaultProtocol
@@ -171,15 +172,15 @@ class Battery:
     def check_options(self, whole: Outcome) -> tuple[str, str]:
         """Read the record and turn its options into texts and back."""
         recorded = json.loads(whole.files.record.read_text("utf-8"))["options"]
-        again = self.method.resolve_options({name: str(value) for name, value in recorded.items()})
+        known = self.method.options
+        again = {name: known[name].convert(format_value(value)) for name, value in recorded.items()}
         if again != recorded or again != dict(self.options):
             return f"given {dict(self.options)}, recorded {recorded}, read back {again}", ""
         return "", ""
 
     def budget(self, task: Task) -> int:
-        """Return how many training rows of a task the method may keep, by its option `memory_ratio`."""
-        ratio = self.options.get("memory_ratio", 0.0)
-        return max(int(ratio * len(task.train) + 1e-9), len(task.labels)) if ratio else 0
+        """Return how many training rows of a task the method may keep."""
+        return self.method.budget(self.options, len(task.train), len(task.labels))
 
     def check_reading(self, observer: Observer) -> tuple[str, str]:
         """Compare the rows that were read while another task was learned with the budget."""
@@ -209,9 +210,9 @@ class Battery:
         differing = sum(a != b for a, b in zip(named, observer.unnamed, strict=True))
         if not differing:
             return "", ""
-        if self.method.needs_task_id:
+        if self.method.about.needs_task_id:
             return "", "declares that it needs the task id"
-        return f"{differing} of {len(named)} answers change when the tasks' names are hidden (NEEDS_TASK_ID)", ""
+        return f"{differing} of {len(named)} answers change when the tasks' names are hidden (About.needs_task_id)", ""
 
 
 def check_changes(whole: Outcome, observer: Observer) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -21,14 +22,15 @@ from clbench.data.own_streams import check_metrics
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
-from clbench.options import Option, list_options
+from clbench.options import Option
 from clbench.records.summary import disagreement_text
 from clbench.reports.tables import style_option
 from clbench.running.grid import RunMaker
-from clbench.settings import Settings, resolve_settings
+from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import Plan
 
 RESULTS = "results"
+MOST_SEEDS = 1000  # of `--seeds N`
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
 
@@ -57,19 +59,19 @@ def main(traceback: bool) -> None:
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option per setting; unset ones are None."""
-    for name, option in reversed(list_options(Settings).items()):
+    for name, option in reversed(list(list_settings().items())):
         if name not in _NAMED_OTHERWISE:
             flag = f"--{name.replace('_', '-')}"
-            shown = f"{option.meaning} [{str(option.default).lower()}]"
-            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.type is bool else {}
+            shown = f"{option.note} [{option.default_text}]"
+            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.types == (bool,) else {}
             command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
 
 
 def _metavar(option: Option) -> str:
-    if option.type is bool:
+    if option.types == (bool,):
         return "[true|false]"
-    return "|".join(option.choices) if option.choices else option.type.__name__.upper()
+    return "|".join([*map(str, option.choices), *(kind.__name__.upper() for kind in option.types)])
 
 
 def plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,7 +205,7 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds of '3' (1, 2, 3) or '1,5,7'.
 
     Raises:
-        ClbenchError: the text is neither a number above zero nor a list of distinct numbers.
+        ClbenchError: the text is neither a number from 1 to 1000 nor a list of distinct numbers.
     """
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
@@ -211,9 +213,9 @@ def parse_seeds(text: str) -> list[int]:
         numbers = []
     if "," in text and numbers and len(set(numbers)) == len(numbers) and min(numbers) >= 0:
         return numbers
-    if "," not in text and numbers and numbers[0] >= 1:
+    if "," not in text and numbers and 1 <= numbers[0] <= MOST_SEEDS:
         return list(range(1, numbers[0] + 1))
-    raise ClbenchError(f"--seeds takes how many (3) or which (1,2,5; a single one as '7,'), not '{text}'")
+    raise ClbenchError(f"--seeds takes how many (3) or which (1,2,5; a single one as '7,'), not {text!r}")
 
 
 def parse_assignments(given: tuple[str, ...]) -> dict[str, str]:
@@ -226,9 +228,9 @@ def parse_assignments(given: tuple[str, ...]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise ClbenchError(f"--set takes OPTION=VALUE, not '{text}'")
+            raise ClbenchError(f"--set takes OPTION=VALUE, not {text!r}")
         if name.strip() in values:
-            raise ClbenchError(f"--set {name.strip()} is given twice")
+            raise ClbenchError(f"--set {name.strip()!r} is given twice")
         values[name.strip()] = value
     return values
 
@@ -249,16 +251,27 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
     else:
         method = found.method(name)
         console.print(f"{method.name}: {method.summary}", highlight=False)
-        table = Table("Option", "Type", "Default", "Meaning")
-        if method.variants:
-            table.add_row(
-                "variant", "|".join(method.variants), next(iter(method.variants)), "a named set of the options below"
-            )
-        for option in method.options.values():
-            table.add_row(option.name, option.type_name, str(option.default), option.meaning)
-        if not table.row_count:
-            table.add_row("(none)")
+        table = option_table(method.options, method.about.variants)
     console.print(table)
+
+
+def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return what options declare, one a line; columns that would be empty are left out."""
+    lines = [
+        (one.name, one.type_name, one.range_text, one.default_text, str(one.search or ""), one.note)
+        for one in options.values()
+    ]
+    if variants:
+        names = list(variants)
+        lines.insert(0, ("variant", "|".join(names), "", names[0], "", "a named set of the options below"))
+    titles = ("Option", "Type", "Range", "Default", "Search", "Meaning")
+    kept = [number for number in range(len(titles)) if any(line[number] for line in lines)] or [0]
+    table = Table(*(titles[number] for number in kept))
+    for line in lines:
+        table.add_row(*(escape(line[number]) for number in kept))
+    if not lines:
+        table.add_row("(none)")
+    return table
 
 
 @main.command("check-method")

@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clbench.errors import unknown
-from clbench.options import list_options
-from clbench.settings import Settings, load_presets, resolve_settings
+from clbench.options import format_value
+from clbench.settings import list_settings, load_presets, resolve_settings
 
 SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora_targets", "quantize")
 
@@ -25,7 +25,7 @@ def presets(name: str | None) -> None:
         for one in known:
             if ":" not in one:
                 values = vars(resolve_settings({}, one))
-                table.add_row(one, *(str(values[title]) for title in SHOWN))
+                table.add_row(one, *(format_value(values[title]) for title in SHOWN))
         console.print(table)
         return
     if name not in known:
@@ -43,8 +43,8 @@ def _values(name: str) -> Table:
     given = {**known[base], **(known[name] if family else {})}
     values = vars(resolve_settings({"stream": f"{family}:1"} if family else {}, base))
     table = Table("Setting", "Value", "From", "Meaning", title=f"preset {name}", title_justify="left")
-    for option in list_options(Settings).values():
+    for option in list_settings().values():
         if option.name not in ("stream", "seed"):
             origin = name if option.name in known[name] else base if option.name in given else "default"
-            table.add_row(option.name, str(values[option.name]), origin, escape(option.meaning))
+            table.add_row(option.name, format_value(values[option.name]), origin, escape(option.note))
     return table

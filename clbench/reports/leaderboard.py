@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
+from clbench.records.about import about_method
 from clbench.records.files import slug
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
 from clbench.settings import NOT_RECIPE, Settings
@@ -188,8 +189,8 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
 
 
 def learning_rate(record: Record) -> float:
-    """Return the rate a record's weights were trained at: a method's own option of that name wins over the setting."""
-    own = record["options"].get("learning_rate")
+    """Return the rate a record's weights were trained at: a method's own one wins over the setting."""
+    own: float | None = about_method(record)["learning_rate"]
     return record["settings"]["learning_rate"] if own is None else own
 
 

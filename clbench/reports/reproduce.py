@@ -126,8 +126,7 @@ def _plan_cell(
     from clbench.running.run import run_files
 
     method = plugins.method(row.method)
-    asked = {name: str(value) for name, value in options_of(row, column, scale).items()}
-    options = method.resolve_options(asked)
+    options = method.resolve_options(options_of(row, column, scale))
     method.build(options)
     runs = []
     for stream, seed in product(_streams(column.stream, scale), seeds):

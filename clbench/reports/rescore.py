@@ -8,6 +8,7 @@ from typing import Any
 
 from clbench.data.answer_scores import METRICS, Metric
 from clbench.records import metrics
+from clbench.records.about import about_method
 from clbench.records.answers import Cells, mean, row_scores
 from clbench.reports.tables import Sheet
 from clbench.settings import NOT_RECIPE, Settings
@@ -20,7 +21,6 @@ NORMALISATIONS = {
     "exact_match_verbatim": "as it stands",
     "token_f1": "words in common, F1",
 }
-SINGLE_METHOD = "seqlora"  # a stream of one task by this method is that task learned alone
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _scores_alone(record: Record, alone: Sequence[Record]) -> list[float | None]
             for other in alone
             if [(one["name"], one["version"], one.get("test")) for one in other["tasks"]]
             == [(task["name"], task["version"], task.get("test"))]
-            and other["method"] == SINGLE_METHOD
+            and about_method(other)["learns_plainly"]
             and _recipe(other) == recipe
         ]
         of_seed = [other for other in same if other["settings"]["seed"] == record["settings"]["seed"]] or same

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from clbench.records.about import about_method
 from clbench.records.answers import read_answers, row_scores
 from clbench.records.bootstrap import Numbers, ScoredRun, Standing, compare_methods
 from clbench.records.files import RunFiles
 from clbench.reports.leaderboard import Row
-
-UPPER_BOUNDS = ("mtl",)  # shown with intervals, left out of the ranking
 
 
 def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
@@ -31,7 +30,7 @@ def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
     standings: dict[int, Standing] = {}
     for numbers in boards.values():
         methods = [[scored_run(record, folder) for record in rows[number].records] for number in numbers]
-        ranked = [rows[number].method not in UPPER_BOUNDS for number in numbers]
+        ranked = [not about_method(rows[number].records[0])["upper_bound"] for number in numbers]  # shown, not ranked
         standings |= dict(zip(numbers, compare_methods(methods, ranked), strict=True))
     return [replace(row, standing=standings.get(number)) for number, row in enumerate(rows)]
 

@@ -154,7 +154,7 @@ def show_dry_run(
             with console.status(f"loading backbone {pending[0].settings.backbone}"):
                 backbone = load_backbone_of(pending[0].settings)
         for extent in pending:
-            kind = replace(extent.settings, stream="", seed=0)
+            kind = replace(extent.settings, stream=plans[0].settings.stream, seed=0)  # all but stream and seed
             if kind not in calibrations:
                 with console.status(f"calibrating on {backbone.device}: {extent.name}"):
                     calibrations[kind] = calibrate(
@@ -206,9 +206,9 @@ def calibrate(
     """
     chosen = _cut(extent, backbone)
     settings = replace(extent.settings, epochs=min(extent.settings.epochs, STEPS), matrix="op")
-    options = dict(options)
-    if options.get("memory_ratio"):  # so many that a replayed batch is a whole one
-        options["memory_ratio"] = max(options["memory_ratio"], min(1.0, settings.batch_size / len(chosen[0].train)))
+    options = method.enlarge_memory(
+        options, settings.batch_size, len(chosen[0].train)
+    )  # a replayed batch is a whole one
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
     with tempfile.TemporaryDirectory() as folder:

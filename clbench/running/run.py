@@ -109,6 +109,7 @@ def make_record(run: Run, stream: Stream, method: Method, options: Mapping[str, 
         "options": dict(options),
         "changed_options": {name: value for name, value in options.items() if value != method.options[name].default},
         "plugin": {"origin": method.origin, "source_digest": method.source_digest},
+        "about": method.facts(options),
         "settings": asdict(settings),
         "stream": {"name": stream.name, "family": stream.family, "order": stream.order},
         "tasks": [

@@ -7,6 +7,7 @@ from clbench.discovery import find_plugins
 from tests.conftest import EXAMPLE_PLUGINS
 
 PLUGINS = find_plugins([EXAMPLE_PLUGINS / "l2.py"])
+OWN_MEMORY = find_plugins([EXAMPLE_PLUGINS / "own_memory.py"])
 BROKEN = find_plugins(sorted(EXAMPLE_PLUGINS.glob("*.py")))
 FORMS = [
     ("rkif", {"outer_importance": "static"}),
@@ -58,8 +59,27 @@ def test_a_broken_method_fails_with_the_reason(backbone, name, check, reason):
     assert len(faults) == (2 if name == "reads_old_data" else 1)  # what it holds is lost when resumed
 
 
+@pytest.mark.parametrize("name", ["share", "counted"])
+def test_a_memory_of_any_name_and_unit_passes(backbone, name):
+    assert not faults_of(OWN_MEMORY, name, {}, backbone)[0]
+
+
+def test_a_memory_is_held_to_its_declared_number_of_rows(backbone):
+    faults, _ = faults_of(OWN_MEMORY, "overdrawn", {}, backbone)
+    assert faults["reads no rows beyond its memory"].startswith(
+        "reads 6 rows of task 'sst-2' while it learns task 2, may keep 5"
+    )
+    assert faults["keeps no rows beyond its memory"] == "keeps 6 rows of task 'sst-2', may keep 5"
+
+
+def test_a_memory_without_effect_may_keep_nothing():
+    migu = PLUGINS.method("migu")
+    assert migu.budget(migu.resolve_options({}), 1000, 2) == 0
+    assert migu.budget(migu.resolve_options({"base": "lorareplay"}), 1000, 2) == 20
+
+
 def test_a_method_that_fails_says_why(backbone):
-    faults, findings = faults_of(PLUGINS, "l2", {"strength": "nan"}, backbone)
+    faults, findings = faults_of(PLUGINS, "l2", {"strength": "1e30"}, backbone)
     assert len(findings) == 1
     assert "diverged on task 'sst-2'" in next(iter(faults.values()))
 

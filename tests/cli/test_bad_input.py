@@ -111,7 +111,7 @@ FOLDERS = {
     "no such folder": ({}, ["--data", "none"], "no data 'none': not 'toy' and not a folder, nor 'hub' or 'hub:FOLDER'"),
     "a file": ({"d": SST}, ["--data", "d"], "no data 'd': not 'toy' and not a folder"),
     "no layout": ({"d/x.json": [SST]}, [], "d: not a folder in a known layout (rkif: {train,test}/TASK.json; sapt: "),
-    "unknown layout": ({"d/train/sst-2.json": [SST]}, ["--layout", "kif"], "no choice for option 'layout': 'kif'"),
+    "unknown layout": ({"d/train/sst-2.json": [SST]}, ["--layout", "kif"], "no choice for setting 'layout': 'kif'"),
     "no test folder": ({"d/train/sst-2.json": [SST]}, [], "d: no folder 'test'; expected train/TASK.json"),
     "task missing": (
         {"d/train/imdb.json": [SST], "d/test/imdb.json": [SST]},
@@ -138,10 +138,10 @@ FOLDERS = {
     "hub unreachable": ({}, ["--data", "hub"], "hub data set 'nyu-mll/glue' cannot be reached and is not in the cache"),
     "evaluate on nothing": ({}, ["--data", "toy", "--evaluate-on", "validation"], "needs --validation N"),
     "validation takes all": ({}, ["--data", "toy", "--validation", "100000"], "--validation 100000 leaves nothing of its"),
-    "negative validation": ({}, ["--data", "toy", "--validation", "-1"], "setting 'validation' must be at least 0"),
-    "zero per class": ({}, ["--data", "toy", "--train-per-class", "0"], "setting 'train_per_class' must be at least 1"),
+    "negative validation": ({}, ["--data", "toy", "--validation", "-1"], "'validation' takes a whole number of at least 0"),
+    "zero per class": ({}, ["--data", "toy", "--train-per-class", "0"], "'train_per_class' takes a whole number of at"),
     "toy of SuperNI": ({}, ["--data", "toy", "--stream", QUOREF], f"task '{QUOREF}' has no toy data; give its folder"),
-    "another metric": ({}, ["--superni-metric", "bleu"], "no choice for option 'superni_metric': 'bleu'"),
+    "another metric": ({}, ["--superni-metric", "bleu"], "no choice for setting 'superni_metric': 'bleu'"),
     "no stream file": ({}, ["--stream", "none.toml"], "no stream file 'none.toml'; `clbench streams new none.toml`"),
     "data beside a stream": (
         {"s.toml": with_task(), "r.json": GOOD_ROWS},

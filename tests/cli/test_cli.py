@@ -90,13 +90,23 @@ def test_the_saved_adapter_reloads_to_the_same_answers(clbench, tiny_run, tiny_f
     assert [text.strip() for text in backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)] == answers
 
 
-def test_methods_and_their_options_are_listed(clbench):
+def test_methods_and_their_options_are_listed(clbench, monkeypatch):
     listed = clbench("methods").output
     for name in ("seqlora", "lorareplay", "mtl", "rkif"):
         assert name in listed
-    options = " ".join(clbench("methods", "rkif").output.split())
-    for text in ("variant", "paper|release", "outer_smoothing", "0.55", "window", "int"):
-        assert text in options
+    monkeypatch.setenv("COLUMNS", "200")
+    options = clbench("methods", "rkif").output
+    assert cells(options, "memory_ratio")[:5] == ["memory_ratio", "float", "> 0, <= 1", "0.02", "0.005 to 0.1, log"]
+    assert cells(options, "variant")[:4] == ["variant", "paper|release|release_llama", "", "paper"]
+    assert cells(options, "window")[1:5] == ["int or none", ">= 1", "8", "2, 4, 8, 16, 32"]
+    assert "Search" not in clbench("methods", "l2", "--plugin", EXAMPLE_PLUGINS / "l2.py").output  # no option has one
+    assert "(none)" in clbench("methods", "seqlora").output
+
+
+def cells(output: str, first: str) -> list[str]:
+    """Return the cells of the table's row that begins with a text."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    return next(row for row in rows if row[0] == first)
 
 
 def test_streams_are_listed(clbench):
@@ -114,16 +124,19 @@ def test_streams_are_listed(clbench):
         (["run", "--method", "rkif", "--stream", "lang:1"], "no stream or task 'lang:1'; did you mean 'long:1'?"),
         (["run", "--method", "rkif", "--order", "4", "--stream", "long:2"], "--order 4 is long:1, not --stream long:2"),
         (["run", "--method", "rkif", "--set", "topp=1"], "no option of method 'rkif': 'topp'; did you mean 'top'?"),
-        (["run", "--method", "rkif", "--set", "top=much"], "option 'top' takes float, not 'much'"),
+        (
+            ["run", "--method", "rkif", "--set", "top=much"],
+            "finite number above 0 and below 1, not 'much'",
+        ),
         (
             ["run", "--method", "rkif", "--set", "top=2"],
-            "refuses its options: smoothing must lie in [0, 1), top in (0, 1)",
+            "option 'top' of method 'rkif' takes a finite number above 0 and below 1, not '2'",
         ),
         (["run", "--method", "rkif", "--set", "top"], "--set takes OPTION=VALUE, not 'top'"),
         (["run", "--method", "rkif", "--backbone", "nothing/here"], "no backbone 'nothing/here'"),
         (["run", "--method", "rkif", "--backbone", "."], "the folder has no config.json"),
         (["run", "--method", "rkif", "--data", "nowhere"], "no data 'nowhere': not 'toy' and not a folder"),
-        (["run", "--method", "rkif", "--epochs", "0"], "setting 'epochs' must be at least 1, not 0"),
+        (["run", "--method", "rkif", "--epochs", "0"], "setting 'epochs' takes a whole number of at least 1, not '0'"),
         (["run", "--method", "rkif", "--seeds", "x"], "--seeds takes how many (3) or which (1,2,5"),
         (["run", "--method", "rkif", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["run", "--method", "rkif", "--plugin", "none.py"], "no plugin file"),

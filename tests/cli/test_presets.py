@@ -2,8 +2,7 @@
 
 import pytest
 
-from clbench.options import list_options
-from clbench.settings import Settings
+from clbench.settings import list_settings
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def test_the_list(clbench):
 
 def test_every_value_of_one(clbench):
     output = clbench("presets", "flan-t5-xl").output
-    for name in list_options(Settings):
+    for name in list_settings():
         assert (f"│ {name} " in output) == (name not in ("stream", "seed"))
     assert row(output, "batch_size")[1:3] == ["8", "flan-t5-xl"]
     assert row(output, "warmup_steps")[1:3] == ["50", "default"]

@@ -1,8 +1,10 @@
 """A broken method: its replay optimizer has learning rate 0, as the released Recurrent-KIF on LLaMA has."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from clbench import hookimpl
+from clbench.about import About, Ratio
 from clbench.learning.replay_memory import Memory
 
 
@@ -12,6 +14,8 @@ class RateZero:
 
     memory_ratio: float = 0.02
     memory: Memory = field(default_factory=Memory, init=False)
+
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
     def learn_task(self, learner, task):

@@ -200,9 +200,3 @@ def test_the_first_task_is_plain_unless_asked_and_replay_remembers(make_learner,
     assert not torch.equal(learn(make_learner(), toy_tasks[:1], MIGU(skip_first_task=False))[0], plain)
     assert learn(make_learner(), toy_tasks, MIGU())[1]["remembered"] == 0
     assert learn(make_learner(), toy_tasks, MIGU(base="lorareplay", memory_ratio=0.25))[1]["remembered"] == 12
-
-
-@pytest.mark.parametrize("frozen", [1.0, -0.1])
-def test_freezing_everything_is_refused(frozen):
-    with pytest.raises(ValueError, match="frozen must lie"):
-        MIGU(frozen=frozen)

@@ -189,9 +189,3 @@ def test_the_released_matrices_give_the_released_op_and_bwt():
         scores = [row + [None] * (4 - len(row)) for row in matrix]
         assert overall_performance(scores) == pytest.approx(op, abs=1e-4)
         assert backward_transfer(scores) == pytest.approx(bwt, abs=1e-4)
-
-
-@pytest.mark.parametrize("bad", [{"lambda1": -1.0}, {"lambda2": -0.1}])
-def test_bad_values_are_refused(bad):
-    with pytest.raises(ValueError, match="must not be negative"):
-        OLoRA(**bad)

@@ -381,9 +381,6 @@ def test_a_variant_is_a_set_of_options_that_single_options_override():
         method.resolve_options({"variant": "realease"})
 
 
-@pytest.mark.parametrize(
-    "bad", [{"window": 0}, {"top": 1.0}, {"inner_smoothing": 1.0}, {"inner_smoothing": 0, "score": "mean_times_spread"}]
-)
-def test_bad_values_are_refused(bad):
-    with pytest.raises(ValueError, match=r"must|deviation"):
-        RecurrentKIF(**bad)
+def test_a_deviation_without_smoothing_is_refused():
+    with pytest.raises(ClbenchError, match="without smoothing the deviation is zero: use score=mean"):
+        find_plugins().method("rkif").build({"inner_smoothing": 0.0, "score": "mean_times_spread"})

@@ -254,9 +254,3 @@ def test_a_step_of_one_row_has_one_slice(make_learner, toy_tasks):
     short = Task("short", toy_tasks[1].train[:1], ())
     _, report = recorded(make_learner(), [toy_tasks[0], short])
     assert report["steps"] == 1
-
-
-@pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"inner_steps": 0}, {"inner_rate": -0.1}])
-def test_bad_values_are_refused(bad):
-    with pytest.raises(ValueError, match="must"):
-        VRMCL(**bad)

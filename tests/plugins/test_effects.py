@@ -1,0 +1,68 @@
+"""Options that are declared to be without effect in a form really have none, with the real methods."""
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from clbench.discovery import find_plugins
+from clbench.options import OnlyIf, Option
+
+METHODS = find_plugins().methods
+BASE = {
+    "window": 2,
+    "outer_steps": 1,
+    "memory_ratio": 0.25,
+    "generator_steps": 2,
+    "prompt_length": 3,
+    "samples_per_class": 1,
+}
+CASES = [
+    (method.name, option.name, other, without)
+    for method in METHODS.values()
+    for option in method.options.values()
+    for condition in option.conditions
+    for other, values in condition.values.items()
+    for without in (
+        [choice for choice in method.options[other].choices if choice not in values]
+        if isinstance(condition, OnlyIf)
+        else values
+    )
+]
+
+
+def other_value(option: Option) -> Any:
+    """Return a value that is not the default."""
+    if option.types == (bool,):
+        return not option.default
+    if option.choices:
+        return next(choice for choice in option.choices if choice != option.default)
+    if option.default is None:
+        return 1
+    return option.default + 1 if int in option.types else (option.default * 0.5 if option.default else 0.1)
+
+
+def test_there_are_options_without_effect():
+    assert {"ewc", "lorareplay", "migu", "moelora", "olora", "rkif", "sapt", "tasl", "vrmcl", "lfpt5"} == {
+        case[0] for case in CASES
+    }
+
+
+@pytest.mark.parametrize(("name", "option", "other", "without"), CASES)
+def test_an_option_without_effect_changes_no_step(make_learner, toy_tasks, name, option, other, without):
+    method, ends = METHODS[name], []
+    common = {key: value for key, value in BASE.items() if key in method.options}
+    for changed in ({}, {option: other_value(method.options[option])}):
+        values = {**common, other: without, **changed}
+        instance = method.factory(**values)  # past the check that refuses it
+        torch.manual_seed(0)
+        attach = getattr(instance, "attach", None)
+        learner = make_learner(**({"attach": attach} if inspect.ismethod(attach) else {}), stream_length=2)
+        start = learner.weights.copy()
+        for index, task in enumerate(toy_tasks):
+            learner.begin_task(index, task)
+            instance.learn_task(learner, task)
+        ends.append(learner.weights.data - start)
+    assert ends[0].any()
+    assert torch.equal(*ends)
