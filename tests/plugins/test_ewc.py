@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from clbench.plugins.ewc import EWC
-from clbench.plugins.seqlora import SeqLoRA
 from torch import nn
 
 from clbench.encoding.batches import IGNORED
 from clbench.learning.per_example_gradients import SampleSquares
 from clbench.model.weights import Weights
+from clbench.plugins.ewc import EWC
+from clbench.plugins.seqlora import SeqLoRA
 
 
 def learn(learner, tasks, method):

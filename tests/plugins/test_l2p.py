@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from clbench.plugins.l2p import L2P, Pool, masked_mean
 
 from clbench.encoding.batches import Batch
 from clbench.model.soft_prompts import hook_prompt
+from clbench.plugins.l2p import L2P, Pool, masked_mean
 
 
 def drawn(*shape, seed=0):

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from clbench.plugins.lfpt5 import ANSWER_ROOM, LFPT5, parse
 
 from clbench.answering.asker import Sampling
 from clbench.data.tasks import Example
+from clbench.plugins.lfpt5 import ANSWER_ROOM, LFPT5, parse
 
 LABELS = ["world", "sports"]
 

@@ -4,12 +4,12 @@ from collections import defaultdict
 
 import pytest
 import torch
-from clbench.plugins.lorareplay import LoRAReplay
-from clbench.plugins.migu import MIGU, Magnitudes
-from clbench.plugins.seqlora import SeqLoRA
 
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
+from clbench.plugins.lorareplay import LoRAReplay
+from clbench.plugins.migu import MIGU, Magnitudes
+from clbench.plugins.seqlora import SeqLoRA
 
 
 def learn(learner, tasks, method):

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clbench.plugins.moelora import MoELoRA, Router, load_balance
 
 from clbench.encoding.batches import Batch
 from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
+from clbench.plugins.moelora import MoELoRA, Router, load_balance
 from clbench.settings import Settings
 from tests.conftest import TINY, add_lora, as_peft_computes
 from tests.model.test_lora_blocks import logits, one_batch

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from clbench.plugins.inclora import IncLoRA
 from clbench.plugins.olora import OLoRA
 from clbench.plugins.seqlora import SeqLoRA
-
 from clbench.records.metrics import backward_transfer, overall_performance
 from clbench.running.checkpoints import state_of
 from clbench.running.cost import bytes_of

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+from clbench.encoding.batches import Batch
 from clbench.plugins.sapt import (
     SAPT,
     Reflection,
@@ -16,8 +18,6 @@ from clbench.plugins.sapt import (
     summarise,
 )
 from clbench.plugins.seqlora import SeqLoRA
-
-from clbench.encoding.batches import Batch
 from tests.conftest import add_lora, as_peft_computes
 from tests.model.test_lora_blocks import logits, one_batch
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import torch
+
 from clbench.plugins.ewc import EWC
 from clbench.plugins.lorareplay import LoRAReplay
 from clbench.plugins.migu import MIGU
 from clbench.plugins.mtl import MTL
-from clbench.plugins.rkif import RecurrentKIF
+from clbench.plugins.rkif_variants import RecurrentKIFVariants as RecurrentKIF
 from clbench.plugins.seqlora import SeqLoRA
 from clbench.plugins.tasl import TaSL
 from clbench.plugins.vrmcl import VRMCL

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from clbench.plugins.seqlora import SeqLoRA
-from clbench.plugins.tasl import TaSL, departure, rank_stacks
 
 from clbench.discovery import find_plugins
+from clbench.plugins.seqlora import SeqLoRA
+from clbench.plugins.tasl import TaSL, departure, rank_stacks
 
 
 def taslora(**options):

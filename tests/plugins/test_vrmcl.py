@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from clbench.plugins.seqlora import SeqLoRA
-from clbench.plugins.vrmcl import VRMCL
 
 from clbench.data.tasks import Task
+from clbench.plugins.seqlora import SeqLoRA
+from clbench.plugins.vrmcl import VRMCL
 
 
 class Data:
