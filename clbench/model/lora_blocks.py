@@ -152,7 +152,8 @@ class BlockLayer(LoraVariant):
             if shares is not None:
                 old = old * shares[..., : old.shape[-1]]
             change = change + functional.linear(old, up)
-        return result + change * module.scaling[active_adapter]
+        output: Tensor = result + change * module.scaling[active_adapter]
+        return output
 
     def shares(self, x: Tensor) -> Tensor:
         """Return the gate's weights of this layer's blocks for its input (batch, tokens, inputs), in the input's type."""

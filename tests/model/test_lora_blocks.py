@@ -3,9 +3,12 @@
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear
 from transformers import T5ForConditionalGeneration
 
-from clbench.model.backbone import merged
+from clbench.learning.learner import Learner
+from clbench.model.backbone import load_backbone, merged
+from clbench.settings import Settings
 from tests.conftest import add_lora, as_peft_computes
 
 
@@ -171,6 +174,22 @@ def test_gates_weigh_each_block(make_learner):
             4.0 * shares[..., i : i + 1] * (x @ a.T @ b.T) for i, (a, b) in enumerate(pairs)
         )
         assert torch.allclose(layer(x), expected, atol=1e-4)
+
+
+def test_bfloat16_bases_compute_blocks_in_bfloat16_and_give_float32_gradients(tiny_folder):
+    learner = Learner(load_backbone(str(tiny_folder), "cpu", "bfloat16"), Settings(lora_dropout=0.0))
+    learner.attached.add_blocks({})
+    stacked(learner, 2)
+    learner.attached.blocks.gate = lambda number, x: torch.tensor([[[0.5, 0.25]]]).to(x)
+    layer = next(iter(learner.attached.blocks.layers.values()))
+    x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    output = layer(x)
+    assert "LowRankSum" in type(output.grad_fn).__name__
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, Linear.forward(layer, x), rtol=0.05, atol=0.05)
+    output.sum().backward()
+    assert layer.lora_A["default"].weight.grad.dtype == torch.float32
+    assert layer.lora_A["default"].weight.grad.any()
 
 
 def test_isolated_blocks_have_no_dropout_and_give_their_input_no_gradient(make_learner):

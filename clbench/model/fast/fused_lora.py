@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear, LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,6 +36,15 @@ def restore_lora(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             vars(layer).pop("forward", None)
+
+
+def has_hooks(part: nn.Module) -> bool:
+    """Return whether anyone hooked into a module's own pass, forwards or backwards."""
+    forwards, backwards = (
+        part._forward_hooks or part._forward_pre_hooks,
+        part._backward_hooks or part._backward_pre_hooks,
+    )
+    return bool(forwards or backwards)
 
 
 def _readers(model: Any) -> list[list[Linear]]:
@@ -88,8 +97,7 @@ class Together:
 
     def __call__(self, layer: Linear, x: Tensor) -> Tensor:
         """Return the output of one of the layers for an input (..., inputs)."""
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self._products[layer])
-        if hooked or layer.merged or layer.disable_adapters:
+        if any(has_hooks(part) for part in self._products[layer]) or layer.merged or layer.disable_adapters:
             output: Tensor = Linear.forward(layer, x)
             return output
         dropped = layer.lora_dropout[ADAPTER](x)
@@ -114,9 +122,10 @@ class Together:
         """
         bases, downs, ups = zip(*(self._products[layer] for layer in layers), strict=True)
         weights = [part.weight.to(x.dtype) for part in ups]
-        shares, past, past_ups, isolated = None, None, [None] * len(layers), False
+        beside: Beside = (None, None, [None] * len(layers), False)
         if self._blocks:
-            shares, past, past_ups, isolated = _beside([self._blocks[layer] for layer in layers], x)
+            beside = _beside([self._blocks[layer] for layer in layers], x)
+        shares, past, past_ups, isolated = beside
         result: tuple[Tensor, ...] = LowRankSum.apply(
             x, dropped, shares, _below([part.weight for part in downs]).to(x.dtype), past, layers[0].scaling[ADAPTER],
             isolated, *weights, *past_ups, *(base.weight for base in bases), *(base.bias for base in bases),
@@ -161,7 +170,7 @@ class LowRankSum(torch.autograd.Function):
         past: Tensor | None,
         scaling: float,
         isolated: bool,
-        *weights: Tensor | None,
+        *weights: Any,
     ) -> tuple[Tensor, ...]:
         """Return the outputs, each (..., outputs of the layer).
 
@@ -178,7 +187,7 @@ class LowRankSum(torch.autograd.Function):
         found = []
         for number, part in enumerate(weighted(low, shares).chunk(count)):
             up, past_up, base, bias = weights[number::count]
-            y = functional.linear(rows, base, bias).addmm_(part.t(), beside(past_up, up).t())
+            y = functional.linear(rows, base, bias).addmm_(part.t(), joined(past_up, up).t())
             found.append(y.view(*x.shape[:-1], -1))
         ctx.save_for_backward(x, z, shares, down, past, low, *weights[: 3 * count])
         ctx.scaling, ctx.isolated = scaling, isolated
@@ -195,15 +204,15 @@ class LowRankSum(torch.autograd.Function):
         of_x, of_parts, of_ups, of_shares, of_z = None, [], [], None, None
         for number, part in enumerate(weighted(low, shares).chunk(count)):
             gradient, (up, past_up, base) = gradients[number].flatten(0, -2), weights[number::count]
-            of_parts.append(beside(past_up, up).t() @ gradient.t())
+            of_parts.append(joined(past_up, up).t() @ gradient.t())
             of_ups.append((part[-rank:] @ gradient).t())
             if ctx.needs_input_grad[0]:
                 of_x = gradient @ base if of_x is None else of_x.addmm_(gradient, base)
         of_low = _below(of_parts)
         if shares is not None:
-            of_shares = (of_low * low).unflatten(0, (len(shares), -1)).sum(1)
+            of_shares = (of_low * low).view(len(shares), -1, low.shape[1]).sum(1)
         through, of_product = down, weighted(of_low, shares) * ctx.scaling
-        of_trained = of_product.unflatten(0, (count, -1))[:, -rank:].flatten(0, 1)
+        of_trained = of_product.view(count, -1, low.shape[1])[:, -rank:].flatten(0, 1)
         of_down = of_trained @ read.flatten(0, -2)
         if past is not None and not ctx.isolated:
             through = by_layer(past, down, count)
@@ -216,9 +225,7 @@ class LowRankSum(torch.autograd.Function):
         return of_x, of_z, of_shares, of_down, None, None, None, *of_ups, *[None] * (3 * count)
 
 
-def low_products(
-    x: Tensor, z: Tensor | None, down: Tensor, past: Tensor | None, isolated: bool, count: int
-) -> Tensor:
+def low_products(x: Tensor, z: Tensor | None, down: Tensor, past: Tensor | None, isolated: bool, count: int) -> Tensor:
     """Return A z, shape (n * ranks, tokens): the product in this layout is faster than in the other."""
     read = (x if z is None else z).flatten(0, -2).t()
     if past is None:
@@ -230,14 +237,14 @@ def low_products(
 
 def by_layer(past: Tensor, trained: Tensor, count: int) -> Tensor:
     """Return the rows of both layer by layer, a layer's frozen ones first."""
-    return torch.cat([part.unflatten(0, (count, -1)) for part in (past, trained)], 1).flatten(0, 1)
+    return torch.cat([part.view(count, -1, part.shape[1]) for part in (past, trained)], 1).flatten(0, 1)
 
 
-def beside(past: Tensor | None, trained: Tensor) -> Tensor:
+def joined(past: Tensor | None, trained: Tensor) -> Tensor:
     """Return a layer's B with the frozen columns, if any, first."""
     return trained if past is None else torch.cat([past, trained], 1)
 
 
 def weighted(low: Tensor, shares: Tensor | None) -> Tensor:
     """Return the rows of each block times its shares (n * blocks, tokens)."""
-    return low if shares is None else (low.unflatten(0, (len(shares), -1)) * shares[:, None]).flatten(0, 1)
+    return low if shares is None else (low.view(len(shares), -1, low.shape[1]) * shares[:, None]).flatten(0, 1)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora import Linear
 from torch import nn
 
 from clbench.model.fast.fused_lora import ADAPTER, LowRankSum, Together
@@ -169,6 +169,21 @@ def test_hooks_on_a_layers_products_see_them_and_their_gradients():
     assert layers[0](X).tolist() == [[[23.0, -4.0]]]
     assert [tensor.item() for tensor in seen] == [3.0]
     assert seen[0].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B"])
+def test_a_hook_of_any_kind_on_any_product_is_called(kind, part):
+    _, layers = small_model()
+    product, calls = getattr(layers[0], part), []
+    handle = getattr(product if part == "base_layer" else product[ADAPTER], f"register_{kind}")(
+        lambda *_: calls.append(kind)
+    )
+    x = X.clone().requires_grad_()
+    layers[0](x).sum().backward()
+    assert calls == [kind]
+    handle.remove()
+    assert "LowRankSum" in type(layers[0](x).grad_fn).__name__
 
 
 def test_bfloat16_layers_give_float32_gradients():
