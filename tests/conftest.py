@@ -80,7 +80,7 @@ def add_lora(learner: Learner) -> None:
 
 
 def as_peft_computes(learner: Learner) -> Learner:
-    """Let LoRA layers compute product by product, as rank blocks do: both can then be compared to the last bit."""
+    """Let LoRA layers compute product by product."""
     restore_lora(learner.model)
     return learner
 

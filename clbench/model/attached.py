@@ -68,6 +68,7 @@ class Attached:
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
         self.blocks = Blocks(self.model, rank, past)
+        fuse_lora(self.model)
         self._train_it()
         return self.blocks
 

@@ -15,8 +15,6 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
 from clbench.data.tasks import Example
 from clbench.encoding.alpaca import ask_alpaca
@@ -163,9 +161,9 @@ def _model_class(name: str, config: Any) -> Any:
     """
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
-    encoders, decoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoders, decoders = transformers.MODEL_FOR_MASKED_LM_MAPPING, transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if not remote and (config.model_type in encoders or config.model_type not in decoders):
+    if not remote and (type(config) in encoders or type(config) not in decoders):
         raise ClbenchError(
             f"backbone '{name}' is a {config.model_type} model, which cannot write answers; "
             f"use an encoder-decoder such as T5 or a decoder such as LLaMA"
@@ -263,7 +261,11 @@ def _usual_targets(model: Any) -> list[str] | None:
 
 
 def _linear_names(model: Any) -> set[str]:
-    return {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, (nn.Linear, Conv1D))}
+    return {
+        name.split(".")[-1]
+        for name, part in model.named_modules()
+        if isinstance(part, (nn.Linear, transformers.Conv1D))
+    }
 
 
 def adapted_modules(adapter: PeftModel | None, settings: Settings) -> str | None:

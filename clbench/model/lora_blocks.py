@@ -127,7 +127,10 @@ class Blocks:
 
 
 class BlockLayer(LoraVariant):
-    """What one LoRA layer computes with its blocks; PEFT calls it in place of its own arithmetic."""
+    """What one LoRA layer computes with its blocks; PEFT calls it in place of its own arithmetic.
+
+    The arithmetic of quantised and of watched layers, and what `fast/fused_lora.py` is tested against, which computes the rest.
+    """
 
     def __init__(self, number: int, blocks: Blocks) -> None:
         self.number = number
@@ -140,7 +143,7 @@ class BlockLayer(LoraVariant):
         hidden = module.lora_A[active_adapter](dropped)
         shares = None
         if self.blocks.gate is not None:
-            shares = self.blocks.gate(self.number, x).to(x.dtype).repeat_interleave(self.blocks.rank, -1)
+            shares = self.shares(x).repeat_interleave(self.blocks.rank, -1)
             hidden = hidden * shares[..., -hidden.shape[-1] :]
         change = module.lora_B[active_adapter](hidden)
         if self.past is not None:
@@ -149,7 +152,13 @@ class BlockLayer(LoraVariant):
             if shares is not None:
                 old = old * shares[..., : old.shape[-1]]
             change = change + functional.linear(old, up)
-        return result + change * module.scaling[active_adapter]
+        output: Tensor = result + change * module.scaling[active_adapter]
+        return output
+
+    def shares(self, x: Tensor) -> Tensor:
+        """Return the gate's weights of this layer's blocks for its input (batch, tokens, inputs), in the input's type."""
+        assert self.blocks.gate is not None
+        return self.blocks.gate(self.number, x).to(x.dtype)
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return the base weight, a copy, with all blocks folded in."""

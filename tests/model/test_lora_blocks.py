@@ -3,10 +3,13 @@
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear
 from transformers import T5ForConditionalGeneration
 
-from clbench.model.backbone import merged
-from tests.conftest import add_lora
+from clbench.learning.learner import Learner
+from clbench.model.backbone import load_backbone, merged
+from clbench.settings import Settings
+from tests.conftest import add_lora, as_peft_computes
 
 
 def all_linear(make_learner, attach=lambda learner: learner.attached.add_blocks({}), **settings):
@@ -47,7 +50,7 @@ def test_a_fresh_block_changes_nothing_and_starts_as_peft_starts(make_learner, t
     fill(learner.weights, 0)
     before, old = logits(learner, batch), learner.weights.copy()
     learner.attached.blocks.freeze(learner.weights, torch.Generator().manual_seed(1))
-    assert torch.equal(logits(learner, batch), before)
+    assert torch.allclose(logits(learner, batch), before, atol=1e-5)  # sums are taken in another order
     positions = learner.attached.blocks.positions(learner.weights)
     assert positions.keys() == {"A 32", "A 48", "B 32", "B 48"}
     assert torch.equal(
@@ -62,7 +65,7 @@ def test_a_fresh_block_changes_nothing_and_starts_as_peft_starts(make_learner, t
             bound = int(key[2:]) ** -0.5
             assert 0.9 * bound < fresh.abs().max() <= bound
             assert not torch.equal(fresh[0], fresh[1])
-    for seed in (1, 2):  # the function stays when there is a stack already; sums are taken in another order
+    for seed in (1, 2):  # the function stays when there is a stack already
         fill(learner.weights, seed)
         before = logits(learner, batch)
         learner.attached.blocks.freeze(learner.weights, torch.Generator().manual_seed(seed))
@@ -173,6 +176,22 @@ def test_gates_weigh_each_block(make_learner):
         assert torch.allclose(layer(x), expected, atol=1e-4)
 
 
+def test_bfloat16_bases_compute_blocks_in_bfloat16_and_give_float32_gradients(tiny_folder):
+    learner = Learner(load_backbone(str(tiny_folder), "cpu", "bfloat16"), Settings(lora_dropout=0.0))
+    learner.attached.add_blocks({})
+    stacked(learner, 2)
+    learner.attached.blocks.gate = lambda number, x: torch.tensor([[[0.5, 0.25]]]).to(x)
+    layer = next(iter(learner.attached.blocks.layers.values()))
+    x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    output = layer(x)
+    assert "LowRankSum" in type(output.grad_fn).__name__
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, Linear.forward(layer, x), rtol=0.05, atol=0.05)
+    output.sum().backward()
+    assert layer.lora_A["default"].weight.grad.dtype == torch.float32
+    assert layer.lora_A["default"].weight.grad.any()
+
+
 def test_isolated_blocks_have_no_dropout_and_give_their_input_no_gradient(make_learner):
     learner = all_linear(make_learner, lora_dropout=0.9)
     stacked(learner, 2)
@@ -185,6 +204,57 @@ def test_isolated_blocks_have_no_dropout_and_give_their_input_no_gradient(make_l
     assert torch.equal(output, layer(x))
     output.sum().backward()
     assert torch.allclose(x.grad, layer.base_layer.weight.sum(0).expand_as(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_fused_blocks_compute_what_blocks_compute_product_by_product(
+    make_learner, make_decoder, toy_tasks, kind, dropout, gated, isolated
+):
+    make, seen = make_decoder if kind == "decoder" else make_learner, []
+    for form in ("product by product", "fused", "watched"):
+        learner = all_linear(make, lora_rank=2, lora_dropout=dropout)
+        stacked(learner, 3)
+        if form == "product by product":
+            as_peft_computes(learner)
+        if form == "watched":
+            hook_products(learner)
+        learner.attached.blocks.isolated = isolated
+        generator = torch.Generator().manual_seed(3)
+        sizes = {layer.in_features for layer in learner.attached.blocks.layers.values()}
+        routers = {size: torch.randn(3, size, generator=generator).requires_grad_() for size in sorted(sizes)}
+        if gated:
+            learner.attached.blocks.gate = lambda number, x, routers=routers: (x @ routers[x.shape[-1]].T).softmax(-1)
+        learner.passes.train_mode()
+        torch.manual_seed(0)
+        loss = learner.loss(one_batch(learner, toy_tasks[0]))
+        learner.passes.backward(loss)
+        assert all((router.grad is not None) == gated for router in routers.values())
+        gates = [router.grad for router in routers.values() if gated]
+        seen.append([loss, learner.weights.grad.clone(), *gates])
+    for found in seen[1:]:
+        for theirs, ours in zip(seen[0], found, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def hook_products(learner):
+    for number, layer in enumerate(learner.attached.blocks.layers.values()):
+        (layer.lora_A if number % 2 else layer.lora_B)["default"].register_forward_hook(lambda *_: None)
+
+
+def test_only_watched_layers_compute_product_by_product(make_learner):
+    """Where nobody watches, `BlockLayer.forward` is not called at all."""
+    learner = all_linear(make_learner)
+    stacked(learner, 2)
+    layer = next(iter(learner.attached.blocks.layers.values()))
+    layer.lora_variant["default"].forward = None
+    x = torch.randn(2, 3, layer.in_features, requires_grad=True)
+    assert "LowRankSum" in type(layer(x).grad_fn).__name__
+    hook_products(learner)
+    with pytest.raises(TypeError, match="not callable"):
+        layer(x)
 
 
 def test_the_loss_at_other_weights_goes_through_the_blocks(make_learner, toy_tasks):

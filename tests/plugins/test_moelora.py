@@ -11,7 +11,7 @@ from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.plugins.moelora import MoELoRA, Router, load_balance
 from clbench.settings import Settings
-from tests.conftest import TINY, add_lora, as_peft_computes
+from tests.conftest import TINY, add_lora
 from tests.model.test_lora_blocks import logits, one_batch
 
 
@@ -68,7 +68,7 @@ def test_one_expert_is_plain_lora(make_learner, toy_tasks):
     """The function and the gradient, dropout included; the router gets none."""
     found = []
     for attach in (add_lora, MoELoRA(experts=1).attach):
-        learner = as_peft_computes(make_learner(attach, lora_targets="all-linear", lora_dropout=0.3))
+        learner = make_learner(attach, lora_targets="all-linear", lora_dropout=0.3)
         start = {name: view.clone() for name, view in views(learner).items() if "lora_" in name}
         fill(learner)
         batch = one_batch(learner, toy_tasks[0])

@@ -12,7 +12,6 @@ from clbench.plugins.seqlora import SeqLoRA
 from clbench.records.metrics import backward_transfer, overall_performance
 from clbench.running.checkpoints import state_of
 from clbench.running.cost import bytes_of
-from tests.conftest import as_peft_computes
 
 
 def learn(make_learner, tasks, method, **settings):
@@ -112,7 +111,7 @@ def test_without_penalties_it_is_inclora_bitwise(make_learner, toy_tasks):
 
 
 def test_the_first_task_is_seqlora_bitwise(make_learner, toy_tasks):
-    plain = as_peft_computes(make_learner())
+    plain = make_learner()
     SeqLoRA().learn_task(plain, toy_tasks[0])
     weights = plain.weights.copy()
     for method in (IncLoRA(), OLoRA()):

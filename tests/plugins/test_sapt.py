@@ -18,7 +18,7 @@ from clbench.plugins.sapt import (
     summarise,
 )
 from clbench.plugins.seqlora import SeqLoRA
-from tests.conftest import add_lora, as_peft_computes
+from tests.conftest import add_lora
 from tests.model.test_lora_blocks import logits, one_batch
 
 
@@ -60,7 +60,7 @@ def test_the_first_task_is_plain_lora(make_learner, toy_tasks):
     found = {
         name: view.clone() for name, view in learner.weights.views(learner.weights.data).items() if "lora_" in name
     }
-    plain = as_peft_computes(make_learner(lora_targets="all-linear", clip_norm=0.0))
+    plain = make_learner(lora_targets="all-linear", clip_norm=0.0)
     SeqLoRA().learn_task(plain, toy_tasks[0])
     expected = plain.weights.views(plain.weights.data)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

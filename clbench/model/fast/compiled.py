@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clbench.encoding.batches import Batch
 from clbench.errors import ClbenchError, one_line
+from clbench.model.fast.fused_lora import has_hooks
 from clbench.model.loss import full_loss
 from clbench.model.weights import Weights
 from clbench.settings import Settings
@@ -106,9 +107,7 @@ class GraphedLoss:
         return self._open is not None and self._open() is not None
 
     def _is_watched(self) -> bool:
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self._parts) or any(
-            part.merged or part.disable_adapters for part in self._adapted
-        )
+        return any(map(has_hooks, self._parts)) or any(part.merged or part.disable_adapters for part in self._adapted)
 
     def _make(self, key: tuple[Any, ...], arguments: tuple[Tensor, ...]) -> bool:
         self._sightings[key] += 1

@@ -1,4 +1,8 @@
-"""LoRA layers in fewer operations than PEFT's own: y = W x + s * B A x as one step of the gradient's graph."""
+"""LoRA layers in fewer operations than PEFT's own: y = W x + s * B A x, with or without rank blocks, as one step of the graph.
+
+Replaces `forward` of PEFT's Linear, and `BlockLayer.forward` where there are rank blocks; that both agree is tested in
+tests/model/fast/test_fused_lora.py.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear, LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-ADAPTER = "default"
+from clbench.model.lora_blocks import ADAPTER, BlockLayer
 
 
 def fuse_lora(model: Any) -> None:
-    """Let every plain LoRA layer of the model compute by `LowRankSum`, until `restore_lora`; quantised ones keep PEFT's own.
+    """Let every LoRA layer of the model compute by `LowRankSum`, until `restore_lora`; quantised ones keep PEFT's own.
 
     Layers that read the same tensor (query, key and value; the two halves of a gated layer) are computed together.
     """
@@ -34,8 +38,17 @@ def restore_lora(model: nn.Module) -> None:
             vars(layer).pop("forward", None)
 
 
+def has_hooks(part: nn.Module) -> bool:
+    """Return whether anyone hooked into a module's own pass, forwards or backwards."""
+    forwards, backwards = (
+        part._forward_hooks or part._forward_pre_hooks,
+        part._backward_hooks or part._backward_pre_hooks,
+    )
+    return bool(forwards or backwards)
+
+
 def _readers(model: Any) -> list[list[Linear]]:
-    """Return the plain LoRA layers, those of one module that read the same tensor in one list; a pass over a token shows it."""
+    """Return the LoRA layers, those of one module that read the same tensor in one list; a pass over a token shows it."""
     parents = {
         layer: parent
         for parent in model.modules()
@@ -76,13 +89,15 @@ class Together:
         self._products = {
             layer: (layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]) for layer in layers
         }
+        self._blocks: dict[Linear, BlockLayer] = {
+            layer: layer.lora_variant[ADAPTER] for layer in layers if ADAPTER in layer.lora_variant
+        }
         self._read: weakref.ref[Tensor] | None = None
         self._waiting: dict[Linear, Tensor] = {}
 
     def __call__(self, layer: Linear, x: Tensor) -> Tensor:
         """Return the output of one of the layers for an input (..., inputs)."""
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self._products[layer])
-        if hooked or layer.merged or layer.disable_adapters:
+        if any(has_hooks(part) for part in self._products[layer]) or layer.merged or layer.disable_adapters:
             output: Tensor = Linear.forward(layer, x)
             return output
         dropped = layer.lora_dropout[ADAPTER](x)
@@ -106,68 +121,130 @@ class Together:
             dropped: input of the adapters, where it is another one.
         """
         bases, downs, ups = zip(*(self._products[layer] for layer in layers), strict=True)
-        down = downs[0].weight if len(layers) == 1 else torch.cat([part.weight for part in downs])
         weights = [part.weight.to(x.dtype) for part in ups]
-        frozen = [tensor for base in bases for tensor in (base.weight, base.bias)]
+        beside: Beside = (None, None, [None] * len(layers), False)
+        if self._blocks:
+            beside = _beside([self._blocks[layer] for layer in layers], x)
+        shares, past, past_ups, isolated = beside
         result: tuple[Tensor, ...] = LowRankSum.apply(
-            x, dropped, down.to(x.dtype), layers[0].scaling[ADAPTER], *weights, *frozen
-        )
+            x, dropped, shares, _below([part.weight for part in downs]).to(x.dtype), past, layers[0].scaling[ADAPTER],
+            isolated, *weights, *past_ups, *(base.weight for base in bases), *(base.bias for base in bases),
+        )  # fmt: skip
         return result
 
 
-class LowRankSum(torch.autograd.Function):
-    """y_i = W_i x + b_i + s * B_i A_i z for layers i = 1 ... n that read the same x and z; W and b are frozen.
+Beside = tuple[Tensor | None, Tensor | None, Sequence[Tensor | None], bool]
 
-    The gradients of x add up in place. They can be differentiated again.
+
+def _beside(blocks: Sequence[BlockLayer], x: Tensor) -> Beside:
+    """Return what `LowRankSum` is given of the layers' blocks: g, frozen A, frozen B's, and whether those are isolated."""
+    shares = None
+    if blocks[0].blocks.gate is not None:
+        shares = _below([block.shares(x).expand(*x.shape[:-1], -1).flatten(0, -2).t() for block in blocks])
+    frozen = [block.past for block in blocks if block.past is not None]
+    if not frozen:
+        return shares, None, [None] * len(blocks), False
+    downs, ups = zip(*frozen, strict=True)
+    return shares, _below(downs).to(x.dtype), [up.to(x.dtype) for up in ups], blocks[0].blocks.isolated
+
+
+def _below(parts: Sequence[Tensor]) -> Tensor:
+    """Return the layers' matrices below each other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+class LowRankSum(torch.autograd.Function):
+    """y_i = W_i x + b_i + s * B_i (g_i * A_i z) for layers i = 1 ... n that read the same x and z; W and b are frozen.
+
+    The first ranks of A and B may be frozen: they get no gradient, and isolated they read x instead of z and give it none. g,
+    one weight a block and token, is 1 without `shares`. The gradients of x add up in place. They can be differentiated again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, z: Tensor | None, down: Tensor, scaling: float, *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        z: Tensor | None,
+        shares: Tensor | None,
+        down: Tensor,
+        past: Tensor | None,
+        scaling: float,
+        isolated: bool,
+        *weights: Any,
     ) -> tuple[Tensor, ...]:
         """Return the outputs, each (..., outputs of the layer).
 
         Args:
             x: input of the frozen weights, (..., inputs).
             z: input of the adapters, where it is not x.
-            down: all A below each other, (n * rank, inputs).
-            weights: the n B's (outputs, rank), then W_1, b_1 (or None), W_2, b_2 and so on.
+            shares: all g below each other, (n * blocks, tokens); a layer's blocks have one rank, frozen ones come first.
+            down: all trained A below each other, (n * rank, inputs).
+            past: all frozen A below each other, (n * frozen ranks, inputs).
+            weights: n trained B's (outputs, rank), n frozen B's (or None), n W's, n b's (or None).
         """
-        count, rows = len(weights) // 3, x.flatten(0, -2)
-        low = low_products(x if z is None else z, down, scaling)
+        count, rows = len(weights) // 4, x.flatten(0, -2)
+        low = low_products(x, z, down, past, isolated, count) * scaling
         found = []
-        for number, part in enumerate(low.chunk(count)):
-            base, bias = weights[count + 2 * number : count + 2 * number + 2]
-            y = functional.linear(rows, base, bias).addmm_(part.t(), weights[number].t())
+        for number, part in enumerate(weighted(low, shares).chunk(count)):
+            up, past_up, base, bias = weights[number::count]
+            y = functional.linear(rows, base, bias).addmm_(part.t(), joined(past_up, up).t())
             found.append(y.view(*x.shape[:-1], -1))
-        ctx.save_for_backward(x, z, down, low, *weights[:count], *weights[count::2])
-        ctx.scaling = scaling
+        ctx.save_for_backward(x, z, shares, down, past, low, *weights[: 3 * count])
+        ctx.scaling, ctx.isolated = scaling, isolated
         return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the forward pass's arguments."""
-        x, z, down, low, *weights = ctx.saved_tensors
+        x, z, shares, down, past, low, *weights = ctx.saved_tensors
         count, read = len(gradients), x if z is None else z
         if torch.is_grad_enabled():  # someone is to differentiate this: `low` with its graph
-            low = low_products(read, down, ctx.scaling)
-        of_x, of_low, of_ups = None, [], []
-        for number, part in enumerate(low.chunk(count)):
-            gradient = gradients[number].flatten(0, -2)
-            of_low.append(weights[number].t() @ gradient.t())
-            of_ups.append((part @ gradient).t())
+            low = low_products(x, z, down, past, ctx.isolated, count) * ctx.scaling
+        rank = len(down) // count
+        of_x, of_parts, of_ups, of_shares, of_z = None, [], [], None, None
+        for number, part in enumerate(weighted(low, shares).chunk(count)):
+            gradient, (up, past_up, base) = gradients[number].flatten(0, -2), weights[number::count]
+            of_parts.append(joined(past_up, up).t() @ gradient.t())
+            of_ups.append((part[-rank:] @ gradient).t())
             if ctx.needs_input_grad[0]:
-                base = weights[count + number]
                 of_x = gradient @ base if of_x is None else of_x.addmm_(gradient, base)
-        of_product = (of_low[0] if count == 1 else torch.cat(of_low)) * ctx.scaling
-        of_down, of_z = of_product @ read.flatten(0, -2), None
+        of_low = _below(of_parts)
+        if shares is not None:
+            of_shares = (of_low * low).view(len(shares), -1, low.shape[1]).sum(1)
+        through, of_product = down, weighted(of_low, shares) * ctx.scaling
+        of_trained = of_product.view(count, -1, low.shape[1])[:, -rank:].flatten(0, 1)
+        of_down = of_trained @ read.flatten(0, -2)
+        if past is not None and not ctx.isolated:
+            through = by_layer(past, down, count)
+        else:
+            of_product = of_trained
         if ctx.needs_input_grad[1]:
-            of_z = (of_product.t() @ down).view(x.shape)
+            of_z = (of_product.t() @ through).view(x.shape)
         if of_x is not None:
-            of_x = (of_x if z is not None else of_x.addmm_(of_product.t(), down)).view(x.shape)
-        return of_x, of_z, of_down, None, *of_ups, *[None] * (2 * count)
+            of_x = (of_x if z is not None else of_x.addmm_(of_product.t(), through)).view(x.shape)
+        return of_x, of_z, of_shares, of_down, None, None, None, *of_ups, *[None] * (3 * count)
 
 
-def low_products(z: Tensor, down: Tensor, scaling: float) -> Tensor:
-    """Return s * A z, shape (n * rank, tokens): the product in this layout is faster than in the other."""
-    return (down @ z.flatten(0, -2).t()) * scaling
+def low_products(x: Tensor, z: Tensor | None, down: Tensor, past: Tensor | None, isolated: bool, count: int) -> Tensor:
+    """Return A z, shape (n * ranks, tokens): the product in this layout is faster than in the other."""
+    read = (x if z is None else z).flatten(0, -2).t()
+    if past is None:
+        return down @ read
+    if isolated:
+        return by_layer(past @ x.detach().flatten(0, -2).t(), down @ read, count)
+    return by_layer(past, down, count) @ read
+
+
+def by_layer(past: Tensor, trained: Tensor, count: int) -> Tensor:
+    """Return the rows of both layer by layer, a layer's frozen ones first."""
+    return torch.cat([part.view(count, -1, part.shape[1]) for part in (past, trained)], 1).flatten(0, 1)
+
+
+def joined(past: Tensor | None, trained: Tensor) -> Tensor:
+    """Return a layer's B with the frozen columns, if any, first."""
+    return trained if past is None else torch.cat([past, trained], 1)
+
+
+def weighted(low: Tensor, shares: Tensor | None) -> Tensor:
+    """Return the rows of each block times its shares (n * blocks, tokens)."""
+    return low if shares is None else (low.view(len(shares), -1, low.shape[1]) * shares[:, None]).flatten(0, 1)

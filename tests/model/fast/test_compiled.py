@@ -12,6 +12,8 @@ from clbench.learning.learner import Learner
 from clbench.model.backbone import merged
 from clbench.model.fast.compiled import SIGHTINGS, CompiledLoss, CudaCapture, GraphedLoss
 from clbench.settings import Settings
+from tests.conftest import add_lora
+from tests.model.test_lora_blocks import fill
 
 
 class StandIn:
@@ -134,8 +136,17 @@ def test_what_cannot_be_captured_runs_without(make_learner, toy_tasks):
     assert loss(batch) is None
 
 
-def test_torch_compile_gives_the_same_loss_and_gradient_and_sees_new_hooks(make_learner, toy_tasks):
-    learner, seen = make_learner(lora_dropout=0.0), []
+def gated_blocks(learner):
+    blocks = learner.attached.add_blocks({})
+    fill(learner.weights, 0)
+    blocks.freeze(learner.weights, torch.Generator().manual_seed(0))
+    fill(learner.weights, 1)
+    blocks.gate = lambda number, x: x[..., :2].softmax(-1)
+
+
+@pytest.mark.parametrize("attach", [add_lora, gated_blocks])
+def test_torch_compile_gives_the_same_loss_and_gradient_and_sees_new_hooks(make_learner, toy_tasks, attach):
+    learner, seen = make_learner(attach, lora_dropout=0.0), []
     learner.passes.train_mode()
     compiled = CompiledLoss(learner.model, backend="eager")
     batch, pairs = learner.feed.batch(toy_tasks[1].train[:3]), []

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora import Linear
 from torch import nn
 
 from clbench.model.fast.fused_lora import ADAPTER, LowRankSum, Together
@@ -57,25 +57,48 @@ def test_outputs_and_gradients_are_pefts(dropout, watched, bias):
         torch.testing.assert_close(ours, theirs)
 
 
+def by_the_formula(x, z, shares, down, past, scaling, isolated, *weights):
+    """The definition of LowRankSum, block by block, two layers, one rank a block."""
+    z, outputs = x if z is None else z, []
+    for number in range(2):
+        up, past_up, base, bias = weights[number::2]
+        rows = [(row, column, z) for row, column in zip(down.chunk(2)[number], up.t(), strict=True)]
+        if past is not None:
+            read = x.detach() if isolated else z
+            frozen = zip(past.chunk(2)[number], past_up.t(), strict=True)
+            rows = [(row, column, read) for row, column in frozen] + rows
+        weight = [1.0] * len(rows) if shares is None else shares.chunk(2)[number].view(len(rows), *x.shape[:-1], 1)
+        products = [w * (read @ row)[..., None] * column for w, (row, column, read) in zip(weight, rows, strict=True)]
+        outputs.append(nn.functional.linear(x, base, bias) + scaling * sum(products))
+    return outputs
+
+
+@pytest.mark.parametrize("past", ["none", "frozen", "isolated"])
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_first_and_second_gradients_are_those_of_the_formula(dropped):
+def test_first_and_second_gradients_are_those_of_the_formula(dropped, gated, past):
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    x, down, ups = numbers(2, 3, 4), numbers(4, 4), [numbers(5, 2), numbers(6, 2)]
-    z = numbers(2, 3, 4).requires_grad_() if dropped else None
-    frozen = [numbers(5, 4), None, numbers(6, 4), numbers(6)]
-    trained = [tensor.requires_grad_() for tensor in (x, down, *ups)]
-
-    def call(x, down, *ups):
-        return LowRankSum.apply(x, z, down, 4.0, *ups, *frozen)
-
-    assert torch.autograd.gradcheck(call, trained)
-    assert torch.autograd.gradgradcheck(call, trained)
-    if dropped:
-        assert torch.autograd.gradcheck(lambda z: LowRankSum.apply(x, z, down, 4.0, *ups, *frozen), z)
+    rank, frozen_rank = 2, 0 if past == "none" else 3
+    x, down, ups = numbers(2, 3, 4), numbers(2 * rank, 4), [numbers(5, rank), numbers(6, rank)]
+    z = numbers(2, 3, 4) if dropped else None
+    shares = numbers(2 * (rank + frozen_rank), 6) if gated else None
+    old_down = numbers(2 * frozen_rank, 4) if frozen_rank else None
+    old_ups = [numbers(5, frozen_rank), numbers(6, frozen_rank)] if frozen_rank else [None, None]
+    given = [x, z, shares, down, old_down, 4.0, past == "isolated", *ups, *old_ups, numbers(5, 4), numbers(6, 4)]
+    given += [None, numbers(6)]
+    trained = [tensor.requires_grad_() for tensor in (x, z, shares, down, *ups) if tensor is not None]
+    seen = []
+    for compute in (by_the_formula, LowRankSum.apply):
+        outputs = compute(*given)
+        first = torch.autograd.grad(sum(output.pow(3).sum() for output in outputs), trained, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), trained)
+        seen.append([*outputs, *first, *second])
+    for theirs, ours in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_an_input_without_gradient_gets_none():
@@ -146,6 +169,21 @@ def test_hooks_on_a_layers_products_see_them_and_their_gradients():
     assert layers[0](X).tolist() == [[[23.0, -4.0]]]
     assert [tensor.item() for tensor in seen] == [3.0]
     assert seen[0].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B"])
+def test_a_hook_of_any_kind_on_any_product_is_called(kind, part):
+    _, layers = small_model()
+    product, calls = getattr(layers[0], part), []
+    handle = getattr(product if part == "base_layer" else product[ADAPTER], f"register_{kind}")(
+        lambda *_: calls.append(kind)
+    )
+    x = X.clone().requires_grad_()
+    layers[0](x).sum().backward()
+    assert calls == [kind]
+    handle.remove()
+    assert "LowRankSum" in type(layers[0](x).grad_fn).__name__
 
 
 def test_bfloat16_layers_give_float32_gradients():

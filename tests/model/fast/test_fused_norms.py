@@ -1,5 +1,7 @@
 """Norms with a faster gradient: values to the last bit, first and second gradients of the formula."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -26,6 +28,20 @@ def test_values_are_the_models_own_and_gradients_agree(tiny_folder, llama_folder
     assert "RMSNorm" in type(found[1][0].grad_fn).__name__
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("name", sorted(NORMS))
+def test_every_norm_that_is_named_computes_by_the_formula(name):
+    family = name.removesuffix("LayerNorm").removesuffix("RMSNorm").lower()
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    norm = getattr(module, name)(4, eps=0.1).requires_grad_(False)
+    norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0, -1.0]))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    own = norm(x)
+    fuse_norms(norm)
+    y = norm(x)
+    assert "RMSNorm" in type(y.grad_fn).__name__
+    assert torch.equal(y, own)
 
 
 def test_gradients_are_those_of_the_formula():
