@@ -7,12 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clbench.data.answer_scores import METRICS, Metric, score_answers
 from clbench.errors import ClbenchError, unknown
-
-Record = Mapping[str, Any]
+from clbench.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def read_answers(record: Record, path: Path) -> Cells:
     Raises:
         ClbenchError: no such file, or one that does not belong to the record.
     """
-    numbers = {task["name"]: number for number, task in enumerate(record["tasks"])}
+    numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -57,15 +55,14 @@ def read_answers(record: Record, path: Path) -> Cells:
 
 
 def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int, Answer]], path: Path) -> None:
-    for i, row in enumerate(record["scores"]):
+    on_validation = record.setting("evaluate_on") == "validation"
+    for i, row in enumerate(record.scores):
         for j, score in enumerate(row):
-            expected = 0 if score is None else len(cells.get((i, j), ()))
-            wanted = record["tasks"][j].get("test", expected)
-            if record["settings"].get("evaluate_on") == "validation":
-                wanted = record["tasks"][j].get("validation", expected)
-            if score is not None and expected != wanted:
+            found = 0 if score is None else len(cells.get((i, j), ()))
+            wanted = record.tasks[j].validation if on_validation else record.tasks[j].test
+            if score is not None and wanted is not None and found != wanted:
                 raise ClbenchError(
-                    f"{path}: {expected} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
+                    f"{path}: {found} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
                 )
 
 
