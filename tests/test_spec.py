@@ -50,7 +50,10 @@ def test_specs_are_values():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda content: content["settings"].update(colour="red"), "setting 'colour' is unknown here: it is of another version of clbench"),
+        (
+            lambda content: content["settings"].update(colour="red"),
+            "setting 'colour' is unknown here: it is of another version of clbench",
+        ),
         (lambda content: content.pop("seed"), r"not the spec of a run: KeyError\('seed'\)"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from clbench.learning.replay_memory import Memory
 from clbench.model.backbone import Backbone, load_backbone
 from clbench.model.tiny import save_tiny_t5
 from clbench.options import format_value
+from clbench.records.answers import read_answers
 from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.running.checkpoints import restore_state
@@ -62,9 +62,8 @@ class Outcome:
     @property
     def answers(self) -> dict[str, list[str]]:
         """The answers after the last task, by task."""
-        rows = [json.loads(line) for line in self.files.answers.read_text("utf-8").splitlines()]
-        last = [row for row in rows if row["after"] == len(self.record.tasks) - 1]
-        return {task.name: [r["answer"] for r in last if r["task"] == task.name] for task in self.record.tasks}
+        cells, end = read_answers(self.record, self.files.answers), len(self.record.tasks) - 1
+        return {task.name: [answer.text for answer in cells[end, j]] for j, task in enumerate(self.record.tasks)}
 
     def differs(self, other: Outcome) -> str:
         """Return in what two runs differ, or nothing."""

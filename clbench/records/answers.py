@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from clbench.data.answer_scores import METRICS, Metric, score_answers
 from clbench.errors import ClbenchError, unknown
@@ -19,6 +21,17 @@ class Answer:
 
     text: str
     accepted: tuple[str, ...]
+
+
+class AnswerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the answers file: the answer to a task's test row `row` after learning task `after` (a number)."""
+
+    after: int
+    task: str
+    row: int
+    answer: str
+    target: str
+    references: tuple[str, ...] = ()
 
 
 Cells = Mapping[
@@ -45,10 +58,9 @@ def read_answers(record: Record, path: Path) -> Cells:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            accepted = tuple(row.get("references") or (row["target"],))
-            cells[row["after"], numbers[row["task"]]][row["row"]] = Answer(row["answer"], accepted)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            row = msgspec.json.decode(line, type=AnswerRow)
+            cells[row.after, numbers[row.task]][row.row] = Answer(row.answer, row.references or (row.target,))
+        except (msgspec.DecodeError, KeyError) as error:
             raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
     _check_complete(record, cells, path)
     return {cell: [rows[row] for row in sorted(rows)] for cell, rows in cells.items()}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from clbench.atomic import write_atomically
 from clbench.errors import ClbenchError
+from clbench.records.answers import AnswerRow
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
 
@@ -61,10 +62,10 @@ class RunFiles:
         """The finished run's maps (`clbench.records.maps`), with `--log-maps`."""
         return self.folder / f"{self.name}.maps.safetensors"
 
-    def write_record(self, record: Record, answers: Sequence[Mapping[str, Any]]) -> None:
+    def write_record(self, record: Record, answers: Sequence[AnswerRow]) -> None:
         """Write answers and record; the record last, since it says that the run is finished."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
-        write_atomically(self.answers, lambda path: path.write_text(lines, "utf-8"))
+        lines = msgspec.json.Encoder().encode_lines(answers)
+        write_atomically(self.answers, lambda path: path.write_bytes(lines))
         write_atomically(self.record, lambda path: path.write_bytes(encode_record(record)))
 
     @contextmanager

@@ -76,7 +76,7 @@ class Measures(Struct, frozen=True, kw_only=True):
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What learning one task cost; see docs for how each is counted. `held_bytes` is measured in the second task alone."""
+    """What learning one task cost (`clbench/running/cost.py` counts it). `held_bytes` is measured in the second task alone."""
 
     forward_batches: int
     forward_rows: int
@@ -125,7 +125,7 @@ class PeakMemory(Struct, frozen=True, kw_only=True):
 
 
 class Digests(Struct, frozen=True, kw_only=True):
-    """SHA-256 digests of what the run read; none where the record does not say.
+    """SHA-256 digests of what the run read, some cut to 16 digits; none where the record does not say.
 
     `data`: every prompt and answer and how it is scored; `questions`: those of the test rows, the same for every order and seed;
     `plugin`: the sources of the method, and of plugins that act on runs; `backbone`: its files, or the hub's commit.

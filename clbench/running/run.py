@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from clbench.atomic import write_atomically
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
-from clbench.data.tasks import Example
 from clbench.discovery import run_manager
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
 from clbench.records import metrics
+from clbench.records.answers import AnswerRow
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
 from clbench.running.cost import CostMeter
 from clbench.running.environment import describe_environment
@@ -139,16 +138,19 @@ def _task_infos(opened: OpenedRun) -> list[TaskInfo]:
     ]
 
 
-def _answer_rows(run: Run) -> list[dict[str, Any]]:
+def _answer_rows(run: Run) -> list[AnswerRow]:
     rows = []
     for index, of_task in run.progress.answers.items():
         for j, answers in of_task.items():
             task = run.tasks[int(j)]
             for number, (answer, example) in enumerate(zip(answers, task.test, strict=True)):
-                row = {"after": int(index), "task": task.name, "row": number, "answer": answer}
-                rows.append(row | {"target": example.target} | _references(example))
+                asked = AnswerRow(
+                    after=int(index),
+                    task=task.name,
+                    row=number,
+                    answer=answer,
+                    target=example.target,
+                    references=example.references,
+                )
+                rows.append(asked)
     return rows
-
-
-def _references(example: Example) -> dict[str, Any]:
-    return {"references": list(example.references)} if example.references else {}

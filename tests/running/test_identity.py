@@ -2,9 +2,10 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5ForConditionalGeneration
 
@@ -15,8 +16,10 @@ from clbench.model.backbone_files import backbone_digest
 from clbench.records.record import Digests
 from clbench.running.identity import identity_of, source_files
 from clbench.running.opening import RunOpener
+from clbench.running.protocol import Progress, Run
 from clbench.settings import Settings
 from clbench.spec import PROTOCOL_VERSION, RunSpec
+from tests.running.test_dry_run import FAILS_LATE
 
 PLUGIN = """
 from clbench import hookimpl
@@ -42,7 +45,6 @@ def of(parts):
     return identity_of(RunSpec(f"m{method}", {"o": option}, run_settings), digests)
 
 
-@settings(deadline=None)
 @given(PARTS, PARTS)
 def test_the_identity_changes_if_and_only_if_a_part_does(one, other):
     assert (of(one) == of(other)) == (one == other)
@@ -156,3 +158,23 @@ def test_a_stream_file_is_no_data_for_another_stream(tmp_path, tiny_folder):
         RunOpener(find_plugins(), tmp_path).open(spec)
     with pytest.raises(ClbenchError, match=r"no backbone 'no/where'"):
         RunOpener(find_plugins(), tmp_path).open(replace(spec, settings=Settings(stream="sst-2", backbone="no/where")))
+
+
+def test_a_checkpoint_of_another_run_under_this_runs_name_is_refused(clbench, tiny_run, tiny_folder, tmp_path):
+    (tmp_path / "late.py").write_text(FAILS_LATE)
+    words = [*tiny_run, "--method", "late", "--plugin", "late.py", "--stream", "sst-2,agnews"]
+    assert clbench(*words).exit_code == clbench(*words, "--seeds", "2,").exit_code == 2
+    first, second = sorted((tmp_path / "results").glob("*.checkpoint"))
+    shutil.copy(first, second)
+    result = clbench(*words, "--seeds", "2,")
+    assert result.exit_code == 2
+    assert f"{second.name}: a checkpoint of another run" in result.output.replace("\n", "")
+    assert "a checkpoint of another run" not in clbench(*words, "--seeds", "2,", "--force").output
+
+
+def test_a_resumed_run_keeps_the_most_memory_of_its_sessions():
+    meter = SimpleNamespace(read=lambda: 7)
+    for earlier, most in ((0, 7), (9, 9)):
+        run = Run(None, None, None, Progress([], peak_memory=earlier), meter)
+        run.note_memory()
+        assert run.progress.peak_memory == most
