@@ -9,7 +9,8 @@ import transformers
 from transformers import LlamaConfig, PretrainedConfig, T5Config
 
 from clbench.errors import unknown
-from clbench.model.backbone import EMBEDDED, Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
+from clbench.model.backbone import Backbone, choose_device, choose_dtype, load_backbone, load_tokenizer
+from clbench.model.backbone_files import EMBEDDED
 from clbench.model.decoder import read_labels
 from clbench.settings import Settings
 

@@ -56,15 +56,6 @@ class Method:
         """
         return about_of(self.factory, self.options)
 
-    @property
-    def source_digest(self) -> str:
-        """A digest of the plugin's source, so that a changed plugin is a new run."""
-        try:
-            text = inspect.getsource(inspect.getmodule(self.factory))  # type: ignore[arg-type]
-        except (OSError, TypeError):
-            text = repr(self.factory)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def resolve_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the value of every option: given by the user, else the variant's, else the default.
 

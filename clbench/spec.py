@@ -1,23 +1,88 @@
-"""What is to be run: a value."""
+"""What is to be run: a value that can be compared, hashed and written down."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from clbench.data.tasks import Stream
+from clbench.errors import ClbenchError
 from clbench.settings import Settings
 
-if TYPE_CHECKING:
-    from clbench.discovery import Method
+Value = bool | int | float | str | None
+
+# Raised whenever equal specs would give other numbers. It is part of a run's identity and of the leaderboard's grouping: runs
+# of different versions are never averaged.
+#   0  records of clbench 0.0.1 and 0.1.0, from before there were versions (converted from schema 1)
+#   1  the first one: scores, answers and adapters equal to those of clbench 0.1.0, bit for bit
+PROTOCOL_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run to be made: what `clbench run` would be given."""
+class RunSpec:
+    """One run: a method's name, the value of each of its options, and the settings, stream and seed among them."""
 
-    method: Method
-    options: Mapping[str, Any]
-    stream: Stream
+    method: str
+    options: Mapping[str, Value]
     settings: Settings
+
+    def __hash__(self) -> int:
+        return hash((self.method, frozenset(self.options.items()), self.settings))
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.settings.stream
+
+    @property
+    def seed(self) -> int:
+        """The seed of initialisation, shuffling, dropout, sampling and memory."""
+        return self.settings.seed
+
+    @property
+    def recorded_settings(self) -> dict[str, Value]:
+        """The settings without stream and seed, which stand beside them in the JSON form and in a record."""
+        return {name: value for name, value in asdict(self.settings).items() if name not in ("stream", "seed")}
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.stream}, seed {self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the spec as plain values."""
+        content = {"method": self.method, "options": dict(self.options), "stream": self.stream, "seed": self.seed}
+        return {**content, "settings": self.recorded_settings}
+
+    def to_json(self) -> str:
+        """Return the spec as JSON, the same text for equal specs."""
+        return json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ClbenchError: it is no spec, or names a setting that this version of clbench has not.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ClbenchError(f"not the spec of a run: {error}") from None
+        return cls.from_dict(content)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunSpec:
+        """Read what `as_dict` returned.
+
+        Raises:
+            ClbenchError: it is no spec, or names a setting that this version of clbench has not.
+        """
+        try:
+            values = {**content["settings"], "stream": content["stream"], "seed": content["seed"]}
+            method, options = content["method"], content["options"]
+        except (KeyError, TypeError) as error:
+            raise ClbenchError(f"not the spec of a run: {error!r}") from None
+        strange = sorted(values.keys() - {field.name for field in fields(Settings)})
+        if strange:
+            raise ClbenchError(f"setting '{strange[0]}' is unknown here: it is of another version of clbench")
+        return cls(method, options, Settings(**values))

@@ -24,6 +24,8 @@ from clbench.model.tiny import save_tiny_llama, save_tiny_t5
 from clbench.settings import Settings
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("clbench", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("clbench")
 
 # Random examples at a desk, to find what is new; the same ones in CI, whose failures are then the commit's.
 hypothesis.settings.register_profile("desk", max_examples=50, deadline=None)

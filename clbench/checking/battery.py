@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,16 +24,20 @@ from clbench.learning.replay_memory import Memory
 from clbench.model.backbone import Backbone, load_backbone
 from clbench.model.tiny import save_tiny_t5
 from clbench.options import format_value
-from clbench.records.files import RunFiles
+from clbench.records.answers import read_answers
+from clbench.records.files import RunFiles, read_record
+from clbench.records.record import Record
 from clbench.running.checkpoints import restore_state
+from clbench.running.opening import RunOpener
 from clbench.running.protocol import DefaultProtocol
-from clbench.running.run import execute_run, run_files
+from clbench.running.run import execute_run
 from clbench.settings import Settings
+from clbench.spec import RunSpec
 
 STREAM = find_stream("sst-2,agnews")
 ROWS = 72  # 9 steps a task: a window of the default 8 is closed, and 2% of the rows are not nothing
 SETTINGS = Settings(
-    backbone="tiny", stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
+    stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
     max_input=96, max_target=8, max_answer=4, lora_rank=2, lora_targets="q,v", device="cpu",
 )  # fmt: skip
 
@@ -52,16 +55,15 @@ class Finding:
 class Outcome:
     """A finished run of the battery."""
 
-    record: Mapping[str, Any]
+    record: Record
     adapter: Mapping[str, Tensor]
     files: RunFiles
 
     @property
     def answers(self) -> dict[str, list[str]]:
         """The answers after the last task, by task."""
-        rows = [json.loads(line) for line in self.files.answers.read_text("utf-8").splitlines()]
-        last = [row for row in rows if row["after"] == len(self.record["tasks"]) - 1]
-        return {task["name"]: [r["answer"] for r in last if r["task"] == task["name"]] for task in self.record["tasks"]}
+        cells, end = read_answers(self.record, self.files.answers), len(self.record.tasks) - 1
+        return {task.name: [answer.text for answer in cells[end, j]] for j, task in enumerate(self.record.tasks)}
 
     def differs(self, other: Outcome) -> str:
         """Return in what two runs differ, or nothing."""
@@ -69,7 +71,7 @@ class Outcome:
             not torch.equal(tensor, other.adapter[name]) for name, tensor in self.adapter.items()
         ):
             return "weights"
-        if self.record["scores"] != other.record["scores"] or self.answers != other.answers:
+        if self.record.scores != other.record.scores or self.answers != other.answers:
             return "answers"
         return ""
 
@@ -87,11 +89,10 @@ class Battery:
 
     def run(self, name: str, watchers: Sequence[object] = (), seed: int = 1, tasks: Sequence[Task] = ()) -> Outcome:
         """Run the method in a folder of its own and return what came out."""
-        settings, tasks = replace(SETTINGS, seed=seed), tasks or self.tasks
-        files = run_files(self.folder / name, settings, self.method, self.options, tasks)
-        record = execute_run(
-            settings, STREAM, tasks, self.backbone, self.plugins, self.method, self.options, files, watchers, True
-        )
+        settings = replace(SETTINGS, seed=seed, backbone=self.backbone.name)
+        opened = RunOpener(self.plugins, self.folder / name).open(RunSpec(self.method.name, self.options, settings))
+        record = execute_run(replace(opened, tasks=tasks or self.tasks), self.backbone, watchers, save_adapter=True)
+        files = opened.files
         saved = {
             name: tensor
             for file in sorted(files.adapter.glob("*.safetensors"))
@@ -171,7 +172,7 @@ class Battery:
 
     def check_options(self, whole: Outcome) -> tuple[str, str]:
         """Read the record and turn its options into texts and back."""
-        recorded = json.loads(whole.files.record.read_text("utf-8"))["options"]
+        recorded = read_record(whole.files.record).method.options
         known = self.method.options
         again = {name: known[name].convert(format_value(value)) for name, value in recorded.items()}
         if again != recorded or again != dict(self.options):
@@ -217,7 +218,7 @@ class Battery:
 
 def check_changes(whole: Outcome, observer: Observer) -> tuple[str, str]:
     """Look for scores, and compare the weights before and after each task."""
-    if None in whole.record["scores"][-1]:
+    if None in whole.record.scores[-1]:
         return "after the last task not every task was evaluated", ""
     for number, (before, after) in enumerate(zip(observer.weights, observer.weights[1:], strict=False), start=1):
         if torch.equal(before, after):

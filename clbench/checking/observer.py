@@ -77,7 +77,7 @@ class Observer:
         self.weights.append(run.learner.weights.copy())
         result = yield
         if run.files.checkpoint.exists():
-            self.state = load_checkpoint(run.files.checkpoint, run.learner.device)["method"]
+            self.state = load_checkpoint(run.files.checkpoint, run.learner.device, run.opened.identity)["method"]
         questions = tuple(example for task in run.tasks for example in task.test)
         unnamed = Task("unnamed", (), questions)
         self.unnamed = [str(answer) for answer in run.hook.evaluate(learner=run.learner, task=unnamed)]

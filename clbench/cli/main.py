@@ -25,9 +25,8 @@ from clbench.errors import ClbenchError, unknown
 from clbench.options import Option
 from clbench.records.summary import disagreement_text
 from clbench.reports.tables import style_option
-from clbench.running.grid import RunMaker
 from clbench.settings import Settings, list_settings, resolve_settings
-from clbench.spec import Plan
+from clbench.spec import RunSpec
 
 RESULTS = "results"
 MOST_SEEDS = 1000  # of `--seeds N`
@@ -141,7 +140,7 @@ def run(
     chosen = choose_streams(order, stream)
     values = {name: value for name, value in settings.items() if value is not None}
     resolved = [
-        (one, resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset))
+        resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset)
         for one in chosen
         for seed in parse_seeds(seeds)
     ]
@@ -156,16 +155,20 @@ def run(
         check_metrics(one, found.metrics)
     method = found.method(method_name)
     options = method.resolve_options(parse_assignments(given))
-    method.build(options)  # refuse bad options before anything is loaded
-    plans = [Plan(method, options, one, one_settings) for one, one_settings in resolved]
+    specs = [RunSpec(method.name, options, one) for one in resolved]
+    from clbench.running.opening import RunOpener
+
+    opener = RunOpener(found, results)
     if dry_run:
         from clbench.running.dry_run import show_dry_run
 
-        show_dry_run(console, plans, found, results, force, save_adapter)
+        show_dry_run(console, specs, opener, force, save_adapter)
         return
-    maker = RunMaker(console, found, results, force, save_adapter, log_maps)
-    for plan in plans:
-        maker.make(plan)
+    from clbench.running.grid import RunMaker
+
+    maker = RunMaker(console, opener, force, save_adapter, log_maps)
+    for spec in specs:
+        maker.make(spec)
     show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
 
 
@@ -319,7 +322,7 @@ def leaderboard(results: Path, stream: str | None, style: str, significance: boo
     from clbench.records.files import read_records
 
     known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
-    known |= {record["stream"]["name"] for record in read_records(results)} if stream and results.is_dir() else set()
+    known |= {record.stream.name for record in read_records(results)} if stream and results.is_dir() else set()
     if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
         raise unknown("stream", stream, sorted(known))
     if published:
@@ -355,22 +358,26 @@ def show_leaderboard(
 def show(record: str, results: Path) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
     from clbench.records.files import read_record
-    from clbench.reports.leaderboard import changed_options, cost_text, find_record, matrix_table, recipe_text
+    from clbench.reports.leaderboard import (
+        changed_options,
+        cost_text,
+        environment_text,
+        find_record,
+        matrix_table,
+        recipe_text,
+    )
 
     content = read_record(find_record(record, results))
     console = Console()
-    chosen = [content["stream"]["name"], recipe_text(content), changed_options(content)]
-    console.print(f"{content['name']}: {', '.join(filter(None, chosen))}", highlight=False)
-    console.print(f"{content['method']}: score on each task (column) after learning (row)", highlight=False)
+    chosen = [content.stream.name, recipe_text(content), changed_options(content)]
+    console.print(f"{content.name}: {', '.join(filter(None, chosen))}", highlight=False)
+    console.print(f"{content.method.name}: score on each task (column) after learning (row)", highlight=False)
     console.print(matrix_table(content))
-    values = [f"{name} {value:.2f}" for name, value in content["metrics"].items() if value is not None]
+    measures = {"op": content.metrics.op, "bwt": content.metrics.bwt, "forgetting": content.metrics.forgetting}
+    values = [f"{name} {value:.2f}" for name, value in measures.items() if value is not None]
     console.print(", ".join(values), highlight=False)
     for text in filter(None, (disagreement_text(content), cost_text(content))):
         console.print(text, highlight=False)
-    learned, evaluated = content["timings"]["learn_seconds"], content["timings"]["evaluate_seconds"]
-    console.print(
-        f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory "
-        f"{content['peak_memory_bytes'] / 2**20:.0f} MiB, {content['trainable_weights']:,} trainable weights, "
-        f"{content['device']}, commit {content['git_commit']}",
-        highlight=False,
-    )
+    console.print(environment_text(content), highlight=False)
+    for note in content.notes:
+        console.print(note, highlight=False, markup=False)

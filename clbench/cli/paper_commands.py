@@ -11,7 +11,9 @@ from rich.console import Console
 from clbench.reports.tables import show_sheet, style_option
 
 if TYPE_CHECKING:
+    from clbench.records.record import Record
     from clbench.reports.reproduce import PlannedCell, PlannedRun, Scale, Suite
+    from clbench.running.opening import RunOpener
 
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), help="Folder of the records. [results]"
@@ -129,7 +131,8 @@ def reproduce(
         raise unknown("scale", scale_name, scales)
     scale = scales[scale_name]
     settings = _suite_settings(data, limit, given)
-    cells = _plan(suite, scale, plugin_files, results, settings, seeds)
+    opener = _opener(plugin_files, results)
+    cells = _plan(suite, scale, opener, settings, seeds)
     missing = missing_runs(cells)
     if dry_run:
         sheet, values = plan_sheet(suite, scale, cells)
@@ -138,7 +141,7 @@ def reproduce(
         return
     if missing:
         _say_cost(console, missing, style)
-        _run_missing(Console(stderr=style != "table"), missing[:most], plugin_files, results)
+        _run_missing(Console(stderr=style != "table"), missing[:most], opener)
     show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)
     if suite.draw:
         _draw_suite(Console(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
@@ -151,20 +154,25 @@ def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...])
     return {**({} if data is None else {"data": data}), **limits, **parse_assignments(given)}
 
 
-def _plan(
-    suite: Suite, scale: Scale, plugin_files: tuple[Path, ...], results: Path, given: dict[str, Any], seeds: str | None
-) -> list[PlannedCell]:
-    from clbench.cli.main import parse_seeds
+def _opener(plugin_files: tuple[Path, ...], results: Path) -> RunOpener:
     from clbench.discovery import find_plugins
+    from clbench.running.opening import RunOpener
+
+    return RunOpener(find_plugins(plugin_files), results)
+
+
+def _plan(suite: Suite, scale: Scale, opener: RunOpener, given: dict[str, Any], seeds: str | None) -> list[PlannedCell]:
+    from clbench.cli.main import parse_seeds
     from clbench.reports.reproduce import plan_suite
 
+    results = opener.results
     folders = [results, *(path for path in results.glob("**/") if path != results)] if results.is_dir() else []
     known = [record for folder in folders if not folder.name.endswith(".adapter") for record in _readable(folder)]
     chosen = [] if seeds is None else parse_seeds(seeds)
-    return plan_suite(suite, scale, find_plugins(plugin_files), results, given, chosen, known)
+    return plan_suite(suite, scale, opener, given, chosen, known)
 
 
-def _readable(folder: Path) -> list[dict[str, Any]]:
+def _readable(folder: Path) -> list[Record]:
     """Return the records of a folder from which times are taken; what is no record is passed over."""
     from clbench.errors import ClbenchError
     from clbench.records.files import read_record
@@ -187,12 +195,11 @@ def _say_cost(console: Console, missing: list[PlannedRun], style: str) -> None:
         console.print(text, highlight=False)
 
 
-def _run_missing(console: Console, missing: list[PlannedRun], plugin_files: tuple[Path, ...], results: Path) -> None:
-    from clbench.discovery import find_plugins
+def _run_missing(console: Console, missing: list[PlannedRun], opener: RunOpener) -> None:
     from clbench.running.grid import RunMaker
 
     log_maps = any(run.log_maps for run in missing)
-    RunMaker(console, find_plugins(plugin_files), results, log_maps=log_maps).make_all(missing)
+    RunMaker(console, opener, log_maps=log_maps).make_all([run.spec for run in missing])
 
 
 def _draw_suite(console: Console, suite: Suite, cells: list[PlannedCell], file: Path) -> None:
@@ -245,11 +252,11 @@ def plot(
     file_format(file)
     paths = [find_record(name, results) for name in records] or record_paths(results)
     found = {path: read_record(path) for path in paths}
-    known = {record["method"] for record in found.values()}
+    known = {record.method.name for record in found.values()}
     for name in methods:
         if name not in known:
             raise unknown("recorded method", name, sorted(known))
-    kept = {path: record for path, record in found.items() if record["method"] in (methods or known)}
+    kept = {path: record for path, record in found.items() if record.method.name in (methods or known)}
     save(draw(kind, series_of(kept, kind, stream)), file)
     console.print(f"{file}", highlight=False, markup=False)
 

@@ -4,13 +4,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -22,13 +19,12 @@ from clbench.encoding.batches import Batch, collate
 from clbench.encoding.encoder import Encoded, Encoder
 from clbench.encoding.token_cache import TokenCache, cache_folder
 from clbench.errors import ClbenchError, one_line
+from clbench.model.backbone_files import locate, plain_errors
 from clbench.model.batch_limits import BatchLimits
 from clbench.model.decoder import read_labels
 from clbench.model.quantized import is_quantized, keep_trainable, quantized_storage
 from clbench.seeds import derive_seed
 from clbench.settings import Settings
-
-EMBEDDED = "mini"
 
 
 @dataclass(eq=False)
@@ -78,8 +74,8 @@ def prompt_form_of(name: str, template: str) -> Callable[[Example], Example] | N
     Raises:
         ClbenchError: it is not there, or is unreadable.
     """
-    with _plain_errors(name):
-        config = transformers.AutoConfig.from_pretrained(_locate(name), trust_remote_code=False)
+    with plain_errors(name):
+        config = transformers.AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
     return prompt_form(template, not config.is_encoder_decoder)
 
 
@@ -128,10 +124,10 @@ def load_backbone(
     transformers.utils.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
-    place, source = choose_device(device), _locate(name)
+    place, source = choose_device(device), locate(name)
     dtype = choose_dtype(precision, place)
     storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
-    with _plain_errors(name):
+    with plain_errors(name):
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         model = _model_class(name, config).from_pretrained(
             source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
@@ -189,40 +185,14 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
         ClbenchError: it is not there, is unreadable, or lacks what is needed.
     """
     transformers.utils.logging.set_verbosity_error()
-    with _plain_errors(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_locate(name), trust_remote_code=trust_remote_code)
+    with plain_errors(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(locate(name), trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None or not tokenizer.is_fast:
         lack = "is not a fast one" if not tokenizer.is_fast else "has no end token"
         raise ClbenchError(f"backbone '{name}': its tokenizer {lack}; save one with it in the model's folder")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever stands there
     return tokenizer
-
-
-def _locate(name: str) -> str:
-    if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
-    return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
-
-
-@contextmanager
-def _plain_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises about a model into one line."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if isinstance(error.__cause__, GatedRepoError):
-            message = (
-                f"backbone '{name}' is gated: accept its terms at https://huggingface.co/{name} and `hf auth login`"
-            )
-        elif "trust_remote_code" in str(error):
-            message = f"backbone '{name}' needs code that comes with it: read it, then give --trust-remote-code"
-        else:
-            message = (
-                f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
-                f"({one_line(error)})"
-            )
-        raise ClbenchError(message) from error
 
 
 def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:

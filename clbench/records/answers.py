@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from clbench.data.answer_scores import METRICS, Metric, score_answers
 from clbench.errors import ClbenchError, unknown
-
-Record = Mapping[str, Any]
+from clbench.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,17 @@ class Answer:
 
     text: str
     accepted: tuple[str, ...]
+
+
+class AnswerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the answers file: the answer to a task's test row `row` after learning task `after` (a number)."""
+
+    after: int
+    task: str
+    row: int
+    answer: str
+    target: str
+    references: tuple[str, ...] = ()
 
 
 Cells = Mapping[
@@ -39,7 +50,7 @@ def read_answers(record: Record, path: Path) -> Cells:
     Raises:
         ClbenchError: no such file, or one that does not belong to the record.
     """
-    numbers = {task["name"]: number for number, task in enumerate(record["tasks"])}
+    numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -47,25 +58,23 @@ def read_answers(record: Record, path: Path) -> Cells:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            accepted = tuple(row.get("references") or (row["target"],))
-            cells[row["after"], numbers[row["task"]]][row["row"]] = Answer(row["answer"], accepted)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            row = msgspec.json.decode(line, type=AnswerRow)
+            cells[row.after, numbers[row.task]][row.row] = Answer(row.answer, row.references or (row.target,))
+        except (msgspec.DecodeError, KeyError) as error:
             raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
     _check_complete(record, cells, path)
     return {cell: [rows[row] for row in sorted(rows)] for cell, rows in cells.items()}
 
 
 def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int, Answer]], path: Path) -> None:
-    for i, row in enumerate(record["scores"]):
+    on_validation = record.setting("evaluate_on") == "validation"
+    for i, row in enumerate(record.scores):
         for j, score in enumerate(row):
-            expected = 0 if score is None else len(cells.get((i, j), ()))
-            wanted = record["tasks"][j].get("test", expected)
-            if record["settings"].get("evaluate_on") == "validation":
-                wanted = record["tasks"][j].get("validation", expected)
-            if score is not None and expected != wanted:
+            found = 0 if score is None else len(cells.get((i, j), ()))
+            wanted = record.tasks[j].validation if on_validation else record.tasks[j].test
+            if score is not None and wanted is not None and found != wanted:
                 raise ClbenchError(
-                    f"{path}: {expected} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
+                    f"{path}: {found} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
                 )
 
 

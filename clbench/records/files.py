@@ -1,21 +1,20 @@
-"""One record per run: where it lies, how it is written (atomically), and what it must contain."""
+"""The files of a run: their names, and how its record and answers are written (atomically) and read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from clbench.atomic import write_atomically
 from clbench.errors import ClbenchError
-
-SCHEMA_VERSION = 1
-REQUIRED_FIELDS = ("method", "options", "settings", "stream", "tasks", "scores", "metrics")
+from clbench.records.answers import AnswerRow
+from clbench.records.record import Record, decode_record, encode_record
+from clbench.spec import RunSpec
 
 
 def slug(text: str) -> str:
@@ -33,12 +32,10 @@ class RunFiles:
     name: str
 
     @classmethod
-    def of(cls, folder: Path, identity: Mapping[str, Any]) -> RunFiles:
-        """Return the files of the run with this identity; another identity has other files."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        settings = identity["settings"]
-        parts = [settings["stream"], identity["method"], settings["backbone"], settings["data"]]
-        return cls(folder, f"{'_'.join(slug(part) for part in parts)}_s{settings['seed']}_{digest}")
+    def of(cls, folder: Path, spec: RunSpec, identity: str) -> RunFiles:
+        """Return the files of a run in a folder; another identity (a hexadecimal digest) has other files."""
+        parts = [spec.stream, spec.method, spec.settings.backbone, spec.settings.data]
+        return cls(folder, f"{'_'.join(slug(part) for part in parts)}_s{spec.seed}_{identity[:8]}")
 
     @property
     def record(self) -> Path:
@@ -65,12 +62,11 @@ class RunFiles:
         """The finished run's maps (`clbench.records.maps`), with `--log-maps`."""
         return self.folder / f"{self.name}.maps.safetensors"
 
-    def write_record(self, record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> None:
+    def write_record(self, record: Record, answers: Sequence[AnswerRow]) -> None:
         """Write answers and record; the record last, since it says that the run is finished."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
-        write_atomically(self.answers, lambda path: path.write_text(lines, "utf-8"))
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self.record, lambda path: path.write_text(text, "utf-8"))
+        lines = msgspec.json.Encoder().encode_lines(answers)
+        write_atomically(self.answers, lambda path: path.write_bytes(lines))
+        write_atomically(self.record, lambda path: path.write_bytes(encode_record(record)))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -89,29 +85,22 @@ class RunFiles:
             raise ClbenchError(f"{self.record} is being made by another process; wait, or use --results") from None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        ClbenchError: no such file, no JSON, no record, or one of a newer schema.
+        ClbenchError: no such file, no JSON, no record, or one of another schema.
     """
     try:
-        record = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ClbenchError(f"no record '{path}'") from None
-    except (ValueError, OSError) as error:
-        raise ClbenchError(f"{path}: cannot be read as JSON: {error}") from None
-    missing = [field for field in REQUIRED_FIELDS if not isinstance(record, dict) or field not in record]
-    if missing:
-        raise ClbenchError(f"{path}: not a clbench record: no field '{missing[0]}'")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise ClbenchError(
-            f"{path}: schema version {record.get('schema_version')}, this clbench reads {SCHEMA_VERSION}"
-        )
-    return record
+    except OSError as error:
+        raise ClbenchError(f"{path}: cannot be read: {error.strerror}") from None
+    return decode_record(content, str(path))
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[Record]:
     """Read every record of a folder (not of its subfolders), in the order of the file names.
 
     Raises:

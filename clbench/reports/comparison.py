@@ -7,13 +7,13 @@ from typing import Any
 
 from clbench.errors import unknown
 from clbench.records.files import slug
+from clbench.records.record import Record
 from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, learning_rate, options_text
 from clbench.reports.published import Published
 from clbench.reports.tables import Sheet
 
 DEFAULT_SOURCE = "rkif"
 ALL_SOURCES = "all"
-Record = Mapping[str, Any]
 
 
 def find_published(row: Row, ledger: Sequence[Published], source: str = DEFAULT_SOURCE) -> list[Published]:
@@ -28,8 +28,8 @@ def find_published(row: Row, ledger: Sequence[Published], source: str = DEFAULT_
     sources = list(dict.fromkeys(entry.source.name for entry in ledger))
     if source not in (*sources, ALL_SOURCES):
         raise unknown("source of published numbers", source, [*sources, ALL_SOURCES])
-    record, streams = row.records[0], {one["stream"]["name"] for one in row.records}
-    values = {**record["settings"], **record["options"]}
+    record, streams = row.records[0], {one.stream.name for one in row.records}
+    values = {**record.settings, **record.method.options}
 
     def fits(entry: Published) -> bool:
         asked = {**entry.options, **entry.settings}
@@ -38,7 +38,7 @@ def find_published(row: Row, ledger: Sequence[Published], source: str = DEFAULT_
 
     def nearness(entry: Published) -> tuple[int, bool, bool]:
         shared = len(entry.options) + len(entry.settings)
-        return shared, streams == {entry.stream}, slug(record["settings"]["backbone"]) == entry.backbone
+        return shared, streams == {entry.stream}, slug(record.setting("backbone")) == entry.backbone
 
     found = []
     for name in sources:
@@ -57,9 +57,7 @@ def differences(row: Row, entry: Published) -> list[str]:
     """Return in few words what differs between our runs and the published ones; empty: nothing that is stated."""
     record = row.records[0]
     found = _backbone_and_data(record, entry) + _recipe(record, entry) + _extent(row, entry)
-    changed = {
-        name: value for name, value in record.get("changed_options", {}).items() if entry.options.get(name) != value
-    }
+    changed = {name: value for name, value in record.method.changed_options.items() if entry.options.get(name) != value}
     if changed:
         found.append(f"ours with {options_text(changed)}")
     if entry.copied:
@@ -70,55 +68,55 @@ def differences(row: Row, entry: Published) -> list[str]:
 
 
 def _backbone_and_data(record: Record, entry: Published) -> list[str]:
-    settings, protocol = record["settings"], entry.protocol
+    setting, protocol = record.setting, entry.protocol
     found = []
-    if slug(settings["backbone"]) != entry.backbone:
-        found.append(f"{slug(settings['backbone'])}, not {entry.backbone}")
-    most = max(task["train"] for task in record["tasks"])
-    if settings["data"] == "toy":
+    if slug(setting("backbone")) != entry.backbone:
+        found.append(f"{slug(setting('backbone'))}, not {entry.backbone}")
+    most = max(task.train or 0 for task in record.tasks)
+    if setting("data") == "toy":
         found.append("toy data")
     elif protocol.train_rows is None:
         found.append("their data size not stated")
-    elif protocol.train_rows_per == "class" and settings.get("train_per_class") != protocol.train_rows:
+    elif protocol.train_rows_per == "class" and setting("train_per_class") != protocol.train_rows:
         found.append(f"{most} training rows a task, not {protocol.train_rows} a class")
     elif protocol.train_rows_per == "task" and most != protocol.train_rows:
         found.append(f"{most}, not {protocol.train_rows} training rows a task")
-    if settings["limit_test"] is not None and settings["data"] != "toy":
-        found.append(f"{settings['limit_test']} test rows a task" + (f", not {protocol.test}" if protocol.test else ""))
+    if setting("limit_test") is not None and setting("data") != "toy":
+        found.append(f"{setting('limit_test')} test rows a task" + (f", not {protocol.test}" if protocol.test else ""))
     return found
 
 
 def _recipe(record: Record, entry: Published) -> list[str]:
-    settings, protocol = record["settings"], entry.protocol
+    setting, protocol = record.setting, entry.protocol
     if protocol == type(protocol)(protocol.name, protocol.title):
         return ["their recipe not stated"]
-    targets = record.get("lora_targets") or settings["lora_targets"]  # the setting may be 'auto'
+    targets = record.lora_targets or setting("lora_targets")  # the setting may be 'auto'
     compared = [
-        (settings["epochs"], protocol.epochs, "{}, not {} epochs"),
+        (setting("epochs"), protocol.epochs, "{}, not {} epochs"),
         (learning_rate(record), protocol.learning_rate, "lr {:g}, not {:g}"),
-        (settings["batch_size"], protocol.batch_size, "batch {}, not {}"),
-        (settings["max_input"], protocol.max_input, "input {}, not {} tokens"),
-        (settings["lora_rank"], protocol.lora_rank, "rank {}, not {}"),
+        (setting("batch_size"), protocol.batch_size, "batch {}, not {}"),
+        (setting("max_input"), protocol.max_input, "input {}, not {} tokens"),
+        (setting("lora_rank"), protocol.lora_rank, "rank {}, not {}"),
         (targets, entry.settings.get("lora_targets", protocol.lora_targets), "LoRA on {}, not {}"),
     ]
     found = [text.format(ours, theirs) for ours, theirs, text in compared if theirs is not None and ours != theirs]
-    if settings.get("evaluate_on") == "validation":
+    if setting("evaluate_on") == "validation":
         found.append("scored on validation rows")
-    if settings.get("answers") == "labels":
+    if setting("answers") == "labels":
         found.append("answers chosen among the labels")
     if protocol.selection:
         found.append(f"no dev; theirs: {protocol.selection}")
-    ours = record.get("precision")
+    ours = record.environment.precision
     if protocol.precision and ours is not None and ours != protocol.precision:
         found.append(f"{ours}; theirs: {protocol.precision.removeprefix(ours).lstrip(', ')}")
     return found
 
 
 def _extent(row: Row, entry: Published) -> list[str]:
-    streams = sorted({record["stream"]["name"] for record in row.records})
+    streams = sorted({record.stream.name for record in row.records})
     found = []
     if entry.stream == row.stream and ":" in streams[0]:
-        orders = ", ".join(str(record) for record in sorted({r["stream"]["order"] for r in row.records}, key=str))
+        orders = ", ".join(str(record) for record in sorted({r.stream.order for r in row.records}, key=str))
         if len(streams) == 1 or (row.stream != "superni" and len(streams) < 3):
             found.append(f"order {orders} alone, not the mean of all")
     if entry.runs is not None and row.runs < entry.runs:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from clbench.records.about import about_method
 from clbench.records.files import slug
+from clbench.records.record import Record, default_settings
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
-from clbench.settings import NOT_RECIPE, Settings
+from clbench.settings import NOT_RECIPE
 
 if TYPE_CHECKING:
     from clbench.records.bootstrap import Standing
 
-Record = Mapping[str, Any]
+PROTOCOL = "protocol"  # as the recipe calls the protocol version, where it varies
 ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
@@ -63,78 +63,84 @@ class Row:
 def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]:
     """Return the leaderboard's rows, the best OP first.
 
-    Only runs that agree in method, options, recipe and test rows are averaged; of several records of the same order and
-    seed the newest counts.
+    Only runs that agree in method, options, recipe, protocol version and test rows are averaged; of several records of the
+    same order and seed the newest counts.
 
     Args:
         stream: a stream ('long:1') or a family ('long') to keep.
     """
-    kept = [r for r in records if stream in (None, r["stream"]["name"], r["stream"]["family"])]
+    kept = [r for r in records if stream in (None, r.stream.name, r.stream.family)]
     varied, varied_options = _varied_settings(kept), _varied_options(kept)
     groups: dict[tuple[str, ...], dict[tuple[str, int], Record]] = defaultdict(dict)
-    kept.sort(key=lambda r: r.get("finished", ""))
+    kept.sort(key=_when)
     defaults = _default_options(kept)
     for record in kept:
-        run = (record["stream"]["name"], record["settings"]["seed"])
-        groups[_group_key(record, defaults[record["method"]])][run] = record
+        groups[_group_key(record, defaults[record.method.name])][record.stream.name, record.seed] = record
     rows = [_row(list(group.values()), varied, varied_options) for group in groups.values()]
     return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
 
 
+def _when(record: Record) -> str:
+    return record.finished or ""
+
+
 def _group_key(record: Record, defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    options = {**defaults, **record["options"]}  # what a record of an earlier version does not name
-    return (record["method"], json.dumps(options, sort_keys=True), *_board_key(record))
+    options = {**defaults, **record.method.options}  # what a record of an earlier version does not name
+    return (record.method.name, json.dumps(options, sort_keys=True), *_board_key(record))
 
 
 def _default_options(records: Sequence[Record]) -> Mapping[str, Mapping[str, Any]]:
     """Return the defaults of each method's options, as far as the records tell; later records count more."""
     defaults: dict[str, dict[str, Any]] = defaultdict(dict)
     for record in records:
-        changed = record.get("changed_options", {})
-        defaults[record["method"]] |= {name: v for name, v in record["options"].items() if name not in changed}
+        method = record.method
+        defaults[method.name] |= {name: v for name, v in method.options.items() if name not in method.changed_options}
     return defaults
 
 
 def _board_key(record: Record) -> tuple[str, ...]:
-    defaults = asdict(Settings())  # what a record of an earlier version does not name
+    defaults = default_settings()  # what a record of an earlier version does not name
     recipe = {
         name: value
-        for name, value in record["settings"].items()
+        for name, value in record.settings.items()
         if name not in (*NOT_RECIPE, "data") and value != defaults.get(name)
     }
-    tasks = sorted((task["name"], task["version"]) for task in record["tasks"])
-    parts = (recipe, tasks, record.get("test_fingerprint"), slug(record["settings"]["data"]))
-    return (record["stream"]["family"], *(json.dumps(part, sort_keys=True) for part in parts))
+    tasks = sorted((task.name, task.version) for task in record.tasks)
+    parts = (recipe, tasks, record.digests.questions, slug(record.setting("data")), record.protocol_version)
+    return (record.stream.family, *(json.dumps(part, sort_keys=True) for part in parts))
 
 
 def _varied_settings(records: Sequence[Record]) -> list[str]:
-    defaults = asdict(Settings())  # what a record of an earlier version does not name
-    known = {name: None for record in records for name in record["settings"]}
+    known = {name: None for record in records for name in record.settings}
     names = [name for name in known if name not in (*NOT_RECIPE, *ALWAYS_SHOWN)]
-    return [n for n in names if len({str(record["settings"].get(n, defaults.get(n))) for record in records}) > 1]
+    varied = [name for name in names if len({str(_setting(record, name)) for record in records}) > 1]
+    return varied + [PROTOCOL] * (len({record.protocol_version for record in records}) > 1)
+
+
+def _setting(record: Record, name: str) -> Any:
+    """Return a setting or, as if it were one, the protocol version; none for one that is no more."""
+    return record.protocol_version if name == PROTOCOL else record.all_settings.get(name)
 
 
 def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
     """Return (method, option) where records of a method differ: defaults change from version to version."""
     values = defaultdict(set)
     for record in records:
-        for name, value in record["options"].items():
-            values[record["method"], name].add(str(value))
+        for name, value in record.method.options.items():
+            values[record.method.name, name].add(str(value))
     return {key for key, found in values.items() if len(found) > 1}
 
 
 def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[tuple[str, str]]) -> Row:
-    first = max(
-        records, key=lambda record: record.get("finished", "")
-    )  # the newest knows the method's present defaults
-    op, op_std = _mean_and_std([record["metrics"]["op"] for record in records])
-    bwt, bwt_std = _mean_and_std([record["metrics"]["bwt"] for record in records])
+    first = max(records, key=_when)  # the newest knows the method's present defaults
+    op, op_std = _mean_and_std([record.metrics.op for record in records])
+    bwt, bwt_std = _mean_and_std([record.metrics.bwt for record in records])
     return Row(
-        method=first["method"],
+        method=first.method.name,
         options=changed_options(first, varied_options),
-        stream=first["stream"]["family"],
-        backbone=slug(first["settings"]["backbone"]),
-        data=slug(first["settings"]["data"]),
+        stream=first.stream.family,
+        backbone=slug(first.setting("backbone")),
+        data=slug(first.setting("data")),
         recipe=recipe_text(first, varied),
         op=op,
         op_std=op_std,
@@ -159,9 +165,14 @@ def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) 
     Args:
         varied: pairs of a method and an option of which records with other values are shown beside this one.
     """
-    changed, method = record.get("changed_options", {}), record["method"]
-    shown = {name: value for name, value in record["options"].items() if name in changed or (method, name) in varied}
-    return options_text(shown)
+    method = record.method
+    return options_text(
+        {
+            name: value
+            for name, value in method.options.items()
+            if name in method.changed_options or (method.name, name) in varied
+        }
+    )
 
 
 def options_text(options: Mapping[str, Any]) -> str:
@@ -171,27 +182,25 @@ def options_text(options: Mapping[str, Any]) -> str:
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
     """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
-    settings = record["settings"]
-    on_validation = settings.get("evaluate_on") == "validation"
-    asked = f"{settings['validation']} validation" if on_validation else settings["limit_test"] or "all"
-    limits = f"{settings['limit_train'] or 'all'}/{asked} rows"
+    setting = record.setting
+    on_validation = setting("evaluate_on") == "validation"
+    asked = f"{setting('validation')} validation" if on_validation else setting("limit_test") or "all"
     parts = [
-        slug(settings["backbone"]),
-        slug(settings["data"]),
-        limits,
-        f"{settings['epochs']} ep",
+        slug(setting("backbone")),
+        slug(setting("data")),
+        f"{setting('limit_train') or 'all'}/{asked} rows",
+        f"{setting('epochs')} ep",
         f"lr {learning_rate(record):g}",
     ]
-    if settings.get("answers", "generate") != "generate":
-        parts.append(f"answers={settings['answers']}")
-    defaults = asdict(Settings())
-    return ", ".join(parts + [f"{name}={settings.get(name, defaults.get(name))}" for name in varied])
+    if setting("answers") != "generate":
+        parts.append(f"answers={setting('answers')}")
+    return ", ".join(parts + [f"{name}={_setting(record, name)}" for name in varied])
 
 
 def learning_rate(record: Record) -> float:
     """Return the rate a record's weights were trained at: a method's own one wins over the setting."""
-    own: float | None = about_method(record)["learning_rate"]
-    return record["settings"]["learning_rate"] if own is None else own
+    own = record.method.about.learning_rate
+    return float(record.setting("learning_rate") if own is None else own)
 
 
 def format_score(mean: float | None, std: float | None) -> str:
@@ -267,31 +276,43 @@ def matrix_table(record: Record) -> Table:
 
     Of many tasks the scores are rounded to whole numbers, so that 15 fit into 80 characters.
     """
-    names = [task["name"] for task in record["tasks"]]
+    names = [task.name for task in record.tasks]
     digits = 1 if len(names) <= 8 else 0
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("after", overflow="fold")
     for number in range(1, len(names) + 1):
         table.add_column(str(number), justify="right", no_wrap=True)
-    for number, (name, scores) in enumerate(zip(names, record["scores"], strict=True), 1):
+    for number, (name, scores) in enumerate(zip(names, record.scores, strict=True), 1):
         table.add_row(f"{number} {name}", *("" if value is None else f"{value:.{digits}f}" for value in scores))
     return table
 
 
 def cost_text(record: Record) -> str:
     """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
-    costs = record.get("costs")
+    costs = record.costs
     if not costs:
         return ""
-    sums = {name: sum(cost[name] for cost in costs) for name in ("forward_batches", "backward_batches", "own_seconds")}
-    rows, replayed = (sum(cost[name] for cost in costs) for name in ("rows", "replayed_rows"))
-    kept = max(cost["kept_bytes"] for cost in costs) / 2**20
-    held = [cost["held_bytes"] / 2**20 for cost in costs if cost["held_bytes"] is not None]
-    seconds = sum(record["timings"]["learn_seconds"])
+    forward, backward = sum(cost.forward_batches for cost in costs), sum(cost.backward_batches for cost in costs)
+    rows, replayed = sum(cost.rows for cost in costs), sum(cost.replayed_rows for cost in costs)
+    kept = max(cost.kept_bytes for cost in costs) / 2**20
+    held = [cost.held_bytes / 2**20 for cost in costs if cost.held_bytes is not None]
+    own, seconds = sum(cost.own_seconds for cost in costs), sum(record.timings.learn_seconds)
     return (
-        f"{sums['forward_batches']:,} forward and {sums['backward_batches']:,} backward batches, {replayed:,} of {rows:,} rows "
+        f"{forward:,} forward and {backward:,} backward batches, {replayed:,} of {rows:,} rows "
         f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
-        f"{sums['own_seconds']:.1f} s ({100 * sums['own_seconds'] / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+        f"{own:.1f} s ({100 * own / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+    )
+
+
+def environment_text(record: Record) -> str:
+    """Return how long a run took, how much memory, and where it was made, in one line."""
+    learned, evaluated = record.timings.learn_seconds, record.timings.evaluate_seconds
+    memory, weights, here = record.peak_memory, record.trainable_weights, record.environment
+    return (
+        f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory of the {memory.of} "
+        f"{'?' if memory.bytes is None else f'{memory.bytes / 2**20:.0f}'} MiB, "
+        f"{'?' if weights is None else f'{weights:,}'} trainable weights, {here.device}, clbench {here.clbench}, "
+        f"protocol version {record.protocol_version}, commit {here.git_commit}"
     )
 
 

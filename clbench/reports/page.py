@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from clbench import __version__
 from clbench.errors import ClbenchError
 from clbench.records.files import RunFiles, read_records
+from clbench.records.record import Record
 from clbench.reports.comparison import compare_rows, compare_sheet
 from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
 from clbench.reports.plots.kinds import KINDS, draw, has_matplotlib, picture
@@ -28,8 +29,6 @@ from clbench.reports.published import Published
 from clbench.reports.suites import DRAWS_MAPS
 from clbench.reports.tables import Cell, Sheet
 from clbench.settings import NOT_RECIPE
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,16 @@ def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
     every = [Series(row.label, row.records) for row in board.rows]
     for kind in ("overall", "bars", "time"):
         yield make_picture(kind, every)
-    fused = [one for one in every if all("fusions" in task for record in one.records for task in record["learned"])]
+    fused = [one for one in every if all("fusions" in task for record in one.records for task in record.learned)]
     if len(fused) > 1:
         yield make_picture("fusions", fused)
-    for name in dict.fromkeys(record["stream"]["name"] for one in every for record in one.records):
+    for name in dict.fromkeys(record.stream.name for one in every for record in one.records):
         of_stream = [
             Series(one.label, kept)
             for one in every
-            if (kept := [record for record in one.records if record["stream"]["name"] == name])
+            if (kept := [record for record in one.records if record.stream.name == name])
         ]
-        if len(of_stream[0].records[0]["tasks"]) > 1:
+        if len(of_stream[0].records[0].tasks) > 1:
             yield make_picture("curves", of_stream, name)
             yield make_picture("matrix", of_stream, name)
         yield from pictures_of_maps(of_stream, name, folder)
@@ -129,8 +128,8 @@ def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
 def pictures_of_maps(series: Sequence[Series], stream: str, folder: Path) -> Iterator[Picture]:
     """Yield the pictures of the maps that a stream's runs logged, method by method."""
     for one in series:
-        maps = [path for record in one.records if (path := RunFiles(folder, record["name"]).maps).exists()]
-        if maps and len(one.records[0]["tasks"]) > 1:
+        maps = [path for record in one.records if (path := RunFiles(folder, record.name).maps).exists()]
+        if maps and len(one.records[0].tasks) > 1:
             for kind in DRAWS_MAPS:
                 yield make_picture(kind, [Series(one.label, one.records, "", maps)], f"{one.label}, {stream}")
 
@@ -144,10 +143,10 @@ def make_picture(kind: str, series: Sequence[Series], of: str = "") -> Picture:
 
 def recipe_sheet(board: Board) -> Sheet:
     """Return the settings that the runs of a board share, and below them the options of each method."""
-    first = board.rows[0].records[0]["settings"]
+    first = board.rows[0].records[0].settings
     lines = [[name, shown(value)] for name, value in first.items() if name not in NOT_RECIPE]
     for row in board.rows:
-        options = row.records[0]["options"]
+        options = row.records[0].method.options
         if options:
             lines.append([f"options of {row.label}", options_text(options)])
     return Sheet("Recipe", ["Setting", "Value"], lines, left=(0, 1))
@@ -162,9 +161,8 @@ def audit_verdicts(records: Sequence[Record]) -> list[tuple[str, str, list[str]]
     """Return each verdict on the data once: of which streams and data, in short, and its findings."""
     found: dict[tuple[str, ...], list[str]] = {}
     for record in records:
-        verdict = record.get("audit")
-        findings = ("none kept in the record",) if verdict is None else tuple(verdict["findings"])
-        where = f"{record['stream']['name']} from {record['settings']['data']}"
+        findings = ("none kept in the record",) if record.audit is None else record.audit.findings
+        where = f"{record.stream.name} from {record.setting('data')}"
         if where not in found.setdefault(findings, []):
             found[findings].append(where)
     return [
@@ -181,13 +179,13 @@ def audit_verdicts(records: Sequence[Record]) -> list[tuple[str, str, list[str]]
 def environment_sheet(records: Sequence[Record]) -> Sheet:
     """Return where the runs were made: each combination of device, versions and commit, with the number of its runs."""
     counted: dict[tuple[str, ...], int] = defaultdict(int)
-    names = list(dict.fromkeys(name for record in records for name in record.get("versions", {})))
+    names = list(dict.fromkeys(name for record in records for name in record.environment.versions))
     for record in records:
-        versions = record.get("versions", {})
-        where = (record.get("device"), record.get("precision"), record.get("git_commit"))
-        counted[tuple(shown(value) for value in (*where, *(versions.get(name) for name in names)))] += 1
+        here = record.environment
+        where = (here.device, here.precision, here.git_commit, here.clbench, record.protocol_version)
+        counted[tuple(shown(value) for value in (*where, *(here.versions.get(name) for name in names)))] += 1
     lines = [[str(count), *values] for values, count in counted.items()]
-    header = ["Runs", "Device", "Precision", "Commit", *names]
+    header = ["Runs", "Device", "Precision", "Commit", "clbench", "Protocol", *names]
     return Sheet("Environment", header, lines, left=range(1, len(header)))
 
 
@@ -195,14 +193,14 @@ def runs_sheet(records: Sequence[Record]) -> Sheet:
     """Return one line a run."""
     lines = [
         [
-            record["name"],
-            record["method"],
-            record["stream"]["name"],
-            str(record["settings"]["seed"]),
-            format_score(record["metrics"]["op"], None),
-            format_score(record["metrics"]["bwt"], None),
-            f"{sum(record['timings']['learn_seconds']):.0f}",
-            shown(record.get("finished")),
+            record.name,
+            record.method.name,
+            record.stream.name,
+            str(record.seed),
+            format_score(record.metrics.op, None),
+            format_score(record.metrics.bwt, None),
+            f"{sum(record.timings.learn_seconds):.0f}",
+            shown(record.finished),
         ]
         for record in records
     ]

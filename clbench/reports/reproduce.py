@@ -5,18 +5,18 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from clbench.data.catalogue import known_streams
 from clbench.data.streams import find_stream
-from clbench.data.tasks import Stream
+from clbench.data.tasks import Stream, Task
+from clbench.discovery import Plugins
 from clbench.errors import ClbenchError
 from clbench.records.files import RunFiles, read_record, slug
 from clbench.records.metrics import cells_to_evaluate
+from clbench.records.record import Record
 from clbench.records.summary import measure_of
 from clbench.reports.comparison import differences
 from clbench.reports.leaderboard import format_score, make_rows, options_text, recipe_text
@@ -25,22 +25,39 @@ from clbench.reports.published import Published
 from clbench.reports.suites import DRAWS_MAPS, MEASURES, Column, Line, Scale, Suite
 from clbench.reports.tables import Sheet
 from clbench.settings import Settings, resolve_settings
-from clbench.spec import Plan
+from clbench.spec import RunSpec
 from clbench.units import duration
 
-if TYPE_CHECKING:
-    from clbench.discovery import Plugins
+Estimator = Callable[[str, Settings, Sequence[Task]], float | None]  # method, settings, tasks -> seconds
 
-Record = Mapping[str, Any]
+
+class Opened(Protocol):
+    """What planning asks of an opened run: its tasks, for the estimate, and its files."""
+
+    @property
+    def tasks(self) -> Sequence[Task]: ...
+
+    @property
+    def files(self) -> RunFiles: ...
+
+
+class Opener(Protocol):
+    """What opens runs (`clbench.running.opening.RunOpener`); handed in, so that reports need no model."""
+
+    @property
+    def plugins(self) -> Plugins: ...
+
+    def open(self, spec: RunSpec) -> Opened: ...
 
 
 @dataclass(frozen=True)
-class PlannedRun(Plan):
+class PlannedRun:
     """One run of a suite: what is run, the files it leaves, and what it is estimated to take.
 
     `seconds` is none where no record of this backbone tells; with `log_maps` the run must have its maps beside the record.
     """
 
+    spec: RunSpec
     files: RunFiles
     seconds: float | None = None
     log_maps: bool = False
@@ -66,7 +83,7 @@ class PlannedCell:
     why_not: str = ""
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """The records of the runs that are done."""
         return [read_record(run.files.record) for run in self.runs if run.is_done]
 
@@ -74,8 +91,7 @@ class PlannedCell:
 def plan_suite(
     suite: Suite,
     scale: Scale,
-    plugins: Plugins,
-    results: Path,
+    opener: Opener,
     given: Mapping[str, Any],
     seeds: Sequence[int] = (),
     known: Sequence[Record] = (),
@@ -94,48 +110,40 @@ def plan_suite(
         raise ClbenchError(f"--scale {scale.name} needs --data FOLDER")
     resolve_settings(given)  # what the user gives must be right; what a suite asks for may not fit
     estimate = cost_estimator(known)
-    open_tasks = _task_opener()
     cells = []
     for row, column in product(suite.rows, suite.columns):
         if scale.name not in column.scales:
             cells.append(PlannedCell(row, column, why_not=f"not at --scale {scale.name}"))
             continue
         try:
-            runs = _plan_cell(
-                row, column, scale, plugins, results, given, seeds or range(1, scale.seeds + 1), estimate, open_tasks
-            )
-            log_maps = suite.draw in DRAWS_MAPS
-            cells.append(PlannedCell(row, column, [replace(run, log_maps=log_maps) for run in runs]))
+            specs = cell_specs(row, column, scale, opener.plugins, given, seeds or range(1, scale.seeds + 1))
+            runs = [_planned(spec, opener.open(spec), estimate, suite.draw in DRAWS_MAPS) for spec in specs]
+            cells.append(PlannedCell(row, column, runs))
         except ClbenchError as error:
-            why = "not available" if row.method not in plugins.methods else str(error)
+            why = "not available" if row.method not in opener.plugins.methods else str(error)
             cells.append(PlannedCell(row, column, why_not=why))
     return cells
 
 
-def _plan_cell(
-    row: Line,
-    column: Column,
-    scale: Scale,
-    plugins: Plugins,
-    results: Path,
-    given: Mapping[str, Any],
-    seeds: Sequence[int],
-    estimate: Callable[[str, Settings, Sequence[Any]], float | None],
-    open_tasks: Callable[[Settings, Stream], Any],
-) -> list[PlannedRun]:
-    from clbench.running.run import run_files
+def cell_specs(
+    row: Line, column: Column, scale: Scale, plugins: Plugins, given: Mapping[str, Any], seeds: Sequence[int]
+) -> list[RunSpec]:
+    """Return the runs of a cell.
 
+    Raises:
+        ClbenchError: method, an option, a setting or the stream is not to be had.
+    """
     method = plugins.method(row.method)
     options = method.resolve_options(options_of(row, column, scale))
-    method.build(options)
-    runs = []
-    for stream, seed in product(_streams(column.stream, scale), seeds):
-        chosen = {**scale.settings, **column.settings, **row.settings, **given}
-        settings = resolve_settings({**chosen, "stream": stream.name, "seed": seed})
-        tasks = open_tasks(settings, stream)
-        place = run_files(results, settings, method, options, tasks)
-        runs.append(PlannedRun(method, options, stream, settings, place, estimate(method.name, settings, tasks)))
-    return runs
+    chosen = {**scale.settings, **column.settings, **row.settings, **given}
+    return [
+        RunSpec(method.name, options, resolve_settings({**chosen, "stream": stream.name, "seed": seed}))
+        for stream, seed in product(_streams(column.stream, scale), seeds)
+    ]
+
+
+def _planned(spec: RunSpec, opened: Opened, estimate: Estimator, log_maps: bool) -> PlannedRun:
+    return PlannedRun(spec, opened.files, estimate(spec.method, spec.settings, opened.tasks), log_maps)
 
 
 def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
@@ -152,21 +160,7 @@ def _streams(name: str, scale: Scale) -> list[Stream]:
     return family[: scale.orders[name]]
 
 
-def _task_opener() -> Callable[[Settings, Stream], Any]:
-    from clbench.data.sources import Selection, make_tasks, open_source
-
-    read_once = cache(open_source)
-
-    @cache
-    def open_tasks(data: str, layout: str, stream: Stream, selection: Selection, superni_metric: str) -> Any:
-        return make_tasks(read_once(data, layout, stream if stream.read else None), stream, selection, superni_metric)
-
-    return lambda settings, stream: open_tasks(
-        settings.data, settings.layout, stream, Selection.of(settings), settings.superni_metric
-    )
-
-
-def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequence[Any]], float | None]:
+def cost_estimator(records: Sequence[Record]) -> Estimator:
     """Return a function that estimates a run's seconds from the medians of recorded times on the same backbone.
 
     It takes method, settings and tasks, and returns none where there is no record of that backbone.
@@ -174,18 +168,17 @@ def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequen
     learning: dict[tuple[str, str | None], list[float]] = defaultdict(list)
     asking: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        backbone, times = slug(record["settings"]["backbone"]), record.get("timings")
-        trained = sum(task.get("train", 0) for task in record["tasks"]) * record["settings"]["epochs"]
+        backbone, times = slug(record.setting("backbone")), record.timings
+        trained = sum(task.train or 0 for task in record.tasks) * record.setting("epochs")
         asked = sum(
-            task.get("test", 0) * sum(row[j] is not None for row in record["scores"])
-            for j, task in enumerate(record["tasks"])
+            (task.test or 0) * sum(row[j] is not None for row in record.scores) for j, task in enumerate(record.tasks)
         )
-        if times and trained and asked:
-            for name in (record["method"], None):
-                learning[backbone, name].append(sum(times["learn_seconds"]) / trained)
-            asking[backbone].append(sum(map(sum, times["evaluate_seconds"])) / asked)
+        if times.learn_seconds and trained and asked:
+            for name in (record.method.name, None):
+                learning[backbone, name].append(sum(times.learn_seconds) / trained)
+            asking[backbone].append(sum(map(sum, times.evaluate_seconds)) / asked)
 
-    def estimate(method: str, settings: Settings, tasks: Sequence[Any]) -> float | None:
+    def estimate(method: str, settings: Settings, tasks: Sequence[Task]) -> float | None:
         backbone = slug(settings.backbone)
         rates = learning.get((backbone, method)) or learning.get((backbone, None))
         if not rates:
@@ -201,8 +194,8 @@ def cost_estimator(records: Sequence[Record]) -> Callable[[str, Settings, Sequen
 def missing_runs(cells: Sequence[PlannedCell]) -> list[PlannedRun]:
     """Return the runs that are not done, each once, in the order of the table but one backbone after another."""
     found = {run.files.record: run for cell in cells for run in cell.runs if not run.is_done}
-    backbones = list(dict.fromkeys(run.settings.backbone_arguments for run in found.values()))
-    return sorted(found.values(), key=lambda run: backbones.index(run.settings.backbone_arguments))
+    backbones = list(dict.fromkeys(run.spec.settings.backbone_arguments for run in found.values()))
+    return sorted(found.values(), key=lambda run: backbones.index(run.spec.settings.backbone_arguments))
 
 
 def duration_text(seconds: Sequence[float | None]) -> str:
@@ -223,8 +216,8 @@ def plan_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell]) -> tupl
                 "method": cell.row.method,
                 "column": cell.column.label or cell.column.key,
                 "options": options_text(options_of(cell.row, cell.column, scale)),
-                "streams": ", ".join(dict.fromkeys(run.stream.name for run in cell.runs)),
-                "seeds": ", ".join(dict.fromkeys(str(run.settings.seed) for run in cell.runs)),
+                "streams": ", ".join(dict.fromkeys(run.spec.stream for run in cell.runs)),
+                "seeds": ", ".join(dict.fromkeys(str(run.spec.seed) for run in cell.runs)),
                 "runs": len(cell.runs),
                 "done": len(cell.runs) - len(todo),
                 "begun": sum(run.is_begun for run in todo),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from clbench.data.answer_scores import METRICS, Metric
 from clbench.records import metrics
-from clbench.records.about import about_method
 from clbench.records.answers import Cells, mean, row_scores
+from clbench.records.record import Record
 from clbench.reports.tables import Sheet
-from clbench.settings import NOT_RECIPE, Settings
+from clbench.settings import NOT_RECIPE
 
-Record = Mapping[str, Any]
 Scores = list[list[float | None]]
 NORMALISATIONS = {
     "exact_match": "lower case, no punctuation, single spaces (clbench, O-LoRA)",
@@ -41,10 +40,10 @@ def score_matrix(
     Args:
         metric: scores every task that is scored by exact match; none: each task's own.
     """
-    tasks = record["tasks"]
+    tasks = record.tasks
     scores: Scores = [[None] * len(tasks) for _ in tasks]
     for (i, j), answers in cells.items():
-        own = tasks[j]["metric"]
+        own = tasks[j].metric
         chosen = metric if metric is not None and own.startswith("exact_match") else own
         scores[i][j] = mean(row_scores(answers, chosen, known))
     return scores
@@ -64,15 +63,15 @@ def measures(
         untrained: a record of a run over the same tasks that trained nothing; its last row are the zero-shot scores.
     """
     scores = score_matrix(record, cells, known=known)
-    recorded = record["metrics"]
+    recorded = record.metrics
     bwt, over_all = metrics.backward_transfer(scores), metrics.backward_transfer_over_all(scores)
     without = "" if bwt is not None else _missing_diagonal(record, scores)
     return [
-        Measure("OP", metrics.overall_performance(scores), recorded.get("op"), "mean over tasks"),
+        Measure("OP", metrics.overall_performance(scores), recorded.op, "mean over tasks"),
         Measure("OP over rows", _over_rows(record, cells, known), None, "every row counts once (O-LoRA's logs)"),
-        Measure("BWT", bwt, recorded.get("bwt"), without or "over T-1 tasks"),
+        Measure("BWT", bwt, recorded.bwt, without or "over T-1 tasks"),
         Measure("BWT over T", over_all, None, without or "divided by T (SAPT's and GainLoRA's scorer)"),
-        Measure("forgetting", metrics.forgetting(scores), recorded.get("forgetting"), without or _seen_cells(scores)),
+        Measure("forgetting", metrics.forgetting(scores), recorded.forgetting, without or _seen_cells(scores)),
         _forward(
             "FWT, single task", record, scores, _scores_alone(record, alone), "no record of {} alone by this recipe"
         ),
@@ -83,15 +82,13 @@ def measures(
 
 
 def _over_rows(record: Record, cells: Cells, known: Mapping[str, Metric]) -> float | None:
-    end = len(record["tasks"]) - 1
-    rows = [
-        row_scores(cells[end, j], task["metric"], known) for j, task in enumerate(record["tasks"]) if (end, j) in cells
-    ]
+    end = len(record.tasks) - 1
+    rows = [row_scores(cells[end, j], task.metric, known) for j, task in enumerate(record.tasks) if (end, j) in cells]
     return mean([score for scores in rows for score in scores]) if len(rows) == end + 1 else None
 
 
 def _missing_diagonal(record: Record, scores: Scores) -> str:
-    names = [task["name"] for j, task in enumerate(record["tasks"][:-1]) if scores[j][j] is None]
+    names = [task.name for j, task in enumerate(record.tasks[:-1]) if scores[j][j] is None]
     if not names:
         return "of one task there is none" if len(scores) == 1 else "the last row is not complete"
     return f"not asked right after learning: {_few(names)}"
@@ -108,7 +105,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _forward(name: str, record: Record, scores: Scores, before: list[float | None], lack: str) -> Measure:
-    missing = [task["name"] for task, value in zip(record["tasks"], before, strict=True) if value is None]
+    missing = [task.name for task, value in zip(record.tasks, before, strict=True) if value is None]
     if missing:
         return Measure(name, None, None, lack.format(_few(missing)))
     value = metrics.forward_transfer(scores, before)
@@ -120,37 +117,35 @@ def _scores_alone(record: Record, alone: Sequence[Record]) -> list[float | None]
     """Return the score of each task learned alone: of the same seed, else the mean over seeds."""
     recipe = _recipe(record)
     found: list[float | None] = []
-    for task in record["tasks"]:
+    for task in record.tasks:
         same = [
             other
             for other in alone
-            if [(one["name"], one["version"], one.get("test")) for one in other["tasks"]]
-            == [(task["name"], task["version"], task.get("test"))]
-            and about_method(other)["learns_plainly"]
+            if [(one.name, one.version, one.test) for one in other.tasks] == [(task.name, task.version, task.test)]
+            and other.method.about.learns_plainly
             and _recipe(other) == recipe
         ]
-        of_seed = [other for other in same if other["settings"]["seed"] == record["settings"]["seed"]] or same
-        values = [other["scores"][-1][-1] for other in of_seed]
+        of_seed = [other for other in same if other.seed == record.seed] or same
+        values = [score for other in of_seed if (score := other.scores[-1][-1]) is not None]
         found.append(mean(values) if values else None)
     return found
 
 
 def _recipe(record: Record) -> dict[str, Any]:
-    defaults = asdict(Settings())  # what a record of an earlier version does not name
-    named = {**defaults, **record["settings"]}
-    return {name: value for name, value in named.items() if name not in NOT_RECIPE}
+    kept = {name: value for name, value in record.all_settings.items() if name not in NOT_RECIPE}
+    return {**kept, "protocol_version": record.protocol_version}
 
 
 def _zero_shot(record: Record, untrained: Record | None) -> list[float | None]:
     if untrained is None:
-        return [None] * len(record["tasks"])
-    last = {task["name"]: score for task, score in zip(untrained["tasks"], untrained["scores"][-1], strict=True)}
-    return [last.get(task["name"]) for task in record["tasks"]]
+        return [None] * len(record.tasks)
+    last = {task.name: score for task, score in zip(untrained.tasks, untrained.scores[-1], strict=True)}
+    return [last.get(task.name) for task in record.tasks]
 
 
 def normalisations(record: Record, cells: Cells, known: Mapping[str, Metric] = METRICS) -> list[dict[str, Any]]:
     """Return OP and BWT under each way to compare an answer with its target; empty if no task is scored by exact match."""
-    if not any(task["metric"].startswith("exact_match") for task in record["tasks"]):
+    if not any(task.metric.startswith("exact_match") for task in record.tasks):
         return []
     found = []
     for metric, meaning in NORMALISATIONS.items():

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from clbench.records.about import about_method
 from clbench.records.answers import read_answers, row_scores
 from clbench.records.bootstrap import Numbers, ScoredRun, Standing, compare_methods
 from clbench.records.files import RunFiles
+from clbench.records.record import Record
 from clbench.reports.leaderboard import Row
 
 
@@ -30,20 +29,20 @@ def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
     standings: dict[int, Standing] = {}
     for numbers in boards.values():
         methods = [[scored_run(record, folder) for record in rows[number].records] for number in numbers]
-        ranked = [not about_method(rows[number].records[0])["upper_bound"] for number in numbers]  # shown, not ranked
+        ranked = [not rows[number].records[0].method.about.upper_bound for number in numbers]  # shown, not ranked
         standings |= dict(zip(numbers, compare_methods(methods, ranked), strict=True))
     return [replace(row, standing=standings.get(number)) for number, row in enumerate(rows)]
 
 
-def scored_run(record: Mapping[str, Any], folder: Path) -> ScoredRun:
+def scored_run(record: Record, folder: Path) -> ScoredRun:
     """Return a record's score of every row, from its answers in the same folder."""
-    cells = read_answers(record, RunFiles(folder, record["name"]).answers)
-    tasks = record["tasks"]
+    cells = read_answers(record, RunFiles(folder, record.name).answers)
+    tasks = record.tasks
     end = len(tasks) - 1
 
     def scores(i: int, j: int) -> Numbers:
-        return np.array(row_scores(cells[i, j], tasks[j]["metric"]))
+        return np.array(row_scores(cells[i, j], tasks[j].metric))
 
-    last = {task["name"]: scores(end, j) for j, task in enumerate(tasks)}
-    learned = {task["name"]: scores(j, j) for j, task in enumerate(tasks[:end]) if (j, j) in cells}
-    return ScoredRun((record["stream"]["name"], record["settings"]["seed"]), last, learned)
+    last = {task.name: scores(end, j) for j, task in enumerate(tasks)}
+    learned = {task.name: scores(j, j) for j, task in enumerate(tasks[:end]) if (j, j) in cells}
+    return ScoredRun((record.stream.name, record.seed), last, learned)

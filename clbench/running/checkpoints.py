@@ -17,6 +17,7 @@ from clbench.errors import ClbenchError
 from clbench.learning.replay_memory import Memory
 
 KIND = "$kind"
+SCHEMA_VERSION = 2  # 1: without schema and identity
 
 
 def state_of(method: object) -> dict[str, Any]:
@@ -32,29 +33,46 @@ def restore_state(method: object, state: Mapping[str, Any]) -> None:
         setattr(method, name, value)
 
 
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, content: Mapping[str, Any], identity: str) -> None:
     """Write nested dicts, lists, numbers, texts, tensors, `Example`s and `Memory`s to one file, atomically.
+
+    Args:
+        identity: of the run that goes on from it.
 
     Raises:
         TypeError: a value of another kind; the message names its place.
     """
     tensors: dict[str, Tensor] = {}
+    header = {"schema_version": str(SCHEMA_VERSION), "identity": identity}
     text = json.dumps(_pack(content, "state", tensors))
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"content": text}))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, header | {"content": text}))
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, the tensors onto the device.
 
     Raises:
-        ClbenchError: the file is damaged.
+        ClbenchError: the file is damaged, of another schema, or of a run of another identity.
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            content = json.loads(file.metadata()["content"])
+            header = file.metadata() or {}
+            _check_header(path, header, identity)
+            content = json.loads(header["content"])
             return _unpack(content, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ClbenchError(f"{path}: damaged checkpoint ({error}); remove it or use --force to start anew") from None
+
+
+def _check_header(path: Path, header: Mapping[str, str], identity: str) -> None:
+    found = header.get("schema_version", "1")
+    if found != str(SCHEMA_VERSION):
+        fault = f"a checkpoint of schema {found}, this clbench goes on from schema {SCHEMA_VERSION}"
+    elif header.get("identity") != identity:
+        fault = "a checkpoint of another run (other options, settings, data, sources, weights or protocol)"
+    else:
+        return
+    raise ClbenchError(f"{path}: {fault}; remove it or use --force to start anew")
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

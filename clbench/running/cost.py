@@ -7,20 +7,18 @@ import itertools
 import weakref
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from clbench.data.tasks import Task
 from clbench.hookspecs import hookimpl
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
 from clbench.learning.stopwatch import Stopwatch
 from clbench.running.checkpoints import state_of
-
-if TYPE_CHECKING:
-    from clbench.data.tasks import Task
-    from clbench.learning.learner import Learner
-    from clbench.running.protocol import Run
+from clbench.running.protocol import Run
 
 MEASURED_TASK = 1  # the second task, the first one with a past: what a method holds within a task is measured there
 

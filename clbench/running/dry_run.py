@@ -11,16 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from clbench.data.sources import Selection, make_tasks, open_source
+from clbench.data.tasks import Example, Task
 from clbench.errors import ClbenchError
 from clbench.hookspecs import hookimpl
 from clbench.learning.learner import Learner
@@ -28,14 +26,11 @@ from clbench.model.backbone import Backbone, load_backbone_of
 from clbench.records.files import RunFiles, read_record
 from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import load_checkpoint
-from clbench.running.run import execute_run, run_files
-from clbench.spec import Plan
+from clbench.running.opening import OpenedRun, RunOpener, cut_short
+from clbench.running.run import execute_run
+from clbench.settings import Settings
+from clbench.spec import RunSpec
 from clbench.units import duration, size
-
-if TYPE_CHECKING:
-    from clbench.data.tasks import Example, Stream, Task
-    from clbench.discovery import Method, Plugins
-    from clbench.settings import Settings
 
 STEPS = 20  # optimizer steps on new rows, for each of the timed tasks
 LONG = 24 * 3600  # seconds; a run that takes longer is worth a warning
@@ -45,7 +40,6 @@ LONG = 24 * 3600  # seconds; a run that takes longer is worth a warning
 class Extent:
     """What a run comprises: its tasks, how many of them are learned already, and the fault of its checkpoint, if it has one."""
 
-    stream: Stream
     settings: Settings
     tasks: Sequence[Task]
     done: int
@@ -74,7 +68,7 @@ class Extent:
     @property
     def name(self) -> str:
         """Stream and seed."""
-        return f"{self.stream.name}, seed {self.settings.seed}"
+        return f"{self.settings.stream}, seed {self.settings.seed}"
 
 
 @dataclass(frozen=True)
@@ -141,85 +135,76 @@ class CheckpointSize:
 
 
 def show_dry_run(
-    console: Console, plans: Sequence[Plan], plugins: Plugins, results: Path, force: bool, save_adapter: bool
+    console: Console, specs: Sequence[RunSpec], opener: RunOpener, force: bool, save_adapter: bool
 ) -> None:
-    """Print what the runs will do and take. Nothing is left in the results folder, and nothing is refused."""
-    found = _extents(plans, results, force, save_adapter)
+    """Print what the runs of one method will do and take. Nothing is left in the results folder, and nothing is refused."""
+    runs = [opener.open(spec) for spec in specs]
+    found = [_extent(run, force, save_adapter) for run in runs]
     warnings = [f"{extent.name}: {extent.fault}" for extent in found if extent.fault]
-    pending = [extent for extent in found if extent.left]
+    pending = [(run, extent) for run, extent in zip(runs, found, strict=True) if extent.left]
     estimates: dict[str, Estimate] = {}
     calibrations: dict[Settings, Calibration] = {}
     try:
         if pending:
-            with console.status(f"loading backbone {pending[0].settings.backbone}"):
-                backbone = load_backbone_of(pending[0].settings)
-        for extent in pending:
-            kind = replace(extent.settings, stream=plans[0].settings.stream, seed=0)  # all but stream and seed
+            with console.status(f"loading backbone {runs[0].settings.backbone}"):
+                backbone = load_backbone_of(runs[0].settings)
+        for run, extent in pending:
+            kind = replace(extent.settings, stream=runs[0].settings.stream, seed=0)  # all but stream and seed
             if kind not in calibrations:
                 with console.status(f"calibrating on {backbone.device}: {extent.name}"):
-                    calibrations[kind] = calibrate(
-                        extent, backbone, plugins, plans[0].method, plans[0].options, save_adapter
-                    )
+                    calibrations[kind] = calibrate(run, backbone, save_adapter)
             estimates[extent.name] = estimate(extent, calibrations[kind], backbone)
     except ClbenchError as error:
         warnings.append(f"the calibration failed, and so may the run: {error}{_memory_advice(error)}")
-    console.print(_table(found, estimates, plans[0].method.name))
+    console.print(_table(found, estimates, specs[0].method))
     for line in _totals(estimates, list(calibrations.values())):
         console.print(line, highlight=False)
-    for line in [*warnings, *_warnings(pending, estimates, list(calibrations.values()), results)]:
+    left = [extent for _, extent in pending]
+    for line in [*warnings, *_warnings(left, estimates, list(calibrations.values()), opener.results)]:
         console.print(f"warning: {line}", style="yellow", highlight=False)
 
 
-def _extents(plans: Sequence[Plan], results: Path, force: bool, save_adapter: bool) -> list[Extent]:
-    read_once, found = cache(open_source), []
-    for plan in plans:
-        stream, settings = plan.stream, plan.settings
-        source = read_once(settings.data, settings.layout, stream if stream.read else None)
-        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
-        files = run_files(results, settings, plan.method, plan.options, tasks)
-        found.append(Extent(stream, settings, tasks, *_reached(files, len(tasks), force, save_adapter)))
-    return found
+def _extent(run: OpenedRun, force: bool, save_adapter: bool) -> Extent:
+    return Extent(run.settings, run.tasks, *_reached(run, force, save_adapter))
 
 
-def _reached(files: RunFiles, tasks: int, force: bool, save_adapter: bool) -> tuple[int, str]:
-    """Return how many tasks of a run are finished, and what is wrong with its checkpoint."""
+def _reached(run: OpenedRun, force: bool, save_adapter: bool) -> tuple[int, str]:
+    """Return how many tasks of a run are finished, and what is wrong with its record or checkpoint."""
+    files = run.files
     if force:
         return 0, ""
     try:
         if files.record.exists() and (files.adapter.exists() or not save_adapter):
             read_record(files.record)
-            return tasks, ""
+            return len(run.tasks), ""
         if files.checkpoint.exists():
-            return int(load_checkpoint(files.checkpoint, torch.device("cpu"))["progress"]["done"]), ""
+            content = load_checkpoint(files.checkpoint, torch.device("cpu"), run.identity)
+            return int(content["progress"]["done"]), ""
     except ClbenchError as error:
         return 0, str(error)
     return 0, ""
 
 
-def calibrate(
-    extent: Extent, backbone: Backbone, plugins: Plugins, method: Method, options: Mapping[str, Any], save_adapter: bool
-) -> Calibration:
+def calibrate(run: OpenedRun, backbone: Backbone, save_adapter: bool) -> Calibration:
     """Run the method for a few steps on a few of the run's tasks, in a temporary folder, and return what that took.
 
     Raises:
         ClbenchError: as the run itself.
     """
-    chosen = _cut(extent, backbone)
-    settings = replace(extent.settings, epochs=min(extent.settings.epochs, STEPS), matrix="op")
-    options = method.enlarge_memory(
-        options, settings.batch_size, len(chosen[0].train)
+    chosen = _cut(run, backbone)
+    settings = replace(run.settings, epochs=min(run.settings.epochs, STEPS), matrix="op")
+    options = run.method.enlarge_memory(
+        run.spec.options, settings.batch_size, len(chosen[0].train)
     )  # a replayed batch is a whole one
-    if backbone.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(backbone.device)
     with tempfile.TemporaryDirectory() as folder:
         files = RunFiles(Path(folder), "calibration")
         size = CheckpointSize(files)
-        record = execute_run(
-            settings, extent.stream, chosen, backbone, plugins, method, options, files, [size], save_adapter
-        )
+        spec = RunSpec(run.spec.method, options, settings)
+        record = execute_run(cut_short(run, spec, chosen, files), backbone, [size], save_adapter)
         adapter = sum(path.stat().st_size for path in files.adapter.rglob("*")) if save_adapter else 0
         answers, written = files.answers.stat().st_size, files.record.stat().st_size
-    learned, asked = record["timings"]["learn_seconds"], record["timings"]["evaluate_seconds"][-1]
+    learned, asked = record.timings.learn_seconds, record.timings.evaluate_seconds[-1]
+    weights = record.trainable_weights or 0
     if len(learned) < len(chosen):  # all tasks at once
         rows = tuple(row for task in chosen for row in task.train)
         points = [(_tokens(rows, backbone, settings), learned[-1] / len(rows) / settings.epochs)]
@@ -236,21 +221,20 @@ def calibrate(
                 for task, seconds in list(zip(chosen, asked, strict=True))[-2:]
             ]
         ),
-        record["trainable_weights"], record["device"], record["peak_memory_bytes"],
-        size.bytes or 4 * record["trainable_weights"], written,
+        weights, record.environment.device or "", record.peak_memory.bytes or 0, size.bytes or 4 * weights, written,
         answers / sum(len(task.test) for task in chosen), adapter,
     )  # fmt: skip
 
 
-def _cut(extent: Extent, backbone: Backbone) -> list[Task]:
+def _cut(run: OpenedRun, backbone: Backbone) -> list[Task]:
     """Return up to three tasks with a few rows each: any, the one with the longest prompts, the one with the shortest.
 
     The rows are spread evenly over the lengths of their task, the longest one among them: it decides on the memory.
     """
-    settings = extent.settings
-    by_length = sorted(extent.tasks, key=lambda task: _tokens(task.train, backbone, settings))
+    settings = run.settings
+    by_length = sorted(run.tasks, key=lambda task: _tokens(task.train, backbone, settings))
     ends = [by_length[-1], by_length[0]] if len(by_length) > 1 else by_length
-    others = [task for task in extent.tasks if task not in ends]
+    others = [task for task in run.tasks if task not in ends]
     batches = max(1, STEPS // settings.epochs)
 
     def spread(rows: Sequence[Example], count: int) -> tuple[Example, ...]:

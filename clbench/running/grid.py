@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from clbench.errors import ClbenchError
+from clbench.model.backbone import Backbone, load_backbone_of
 from clbench.records.files import RunFiles, read_record
 from clbench.records.summary import disagreement_text, summarise
+from clbench.running.opening import RunOpener
+from clbench.running.run import execute_run
+from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
-from clbench.spec import Plan
-
-if TYPE_CHECKING:
-    from clbench.discovery import Plugins
-    from clbench.model.backbone import Backbone
+from clbench.spec import RunSpec
 
 
 class RunMaker:
-    """Makes runs in one process and keeps what they share: data, verdicts on them, and the backbone of the last run.
+    """Makes runs in one process and keeps what they share: what the opener keeps, and the backbone of the last run.
 
     Args:
         force: repeat finished runs.
@@ -32,46 +29,31 @@ class RunMaker:
     def __init__(
         self,
         console: Console,
-        plugins: Plugins,
-        results: Path,
+        opener: RunOpener,
         force: bool = False,
         save_adapter: bool = False,
         log_maps: bool = False,
     ) -> None:
-        from clbench.data.audit import audit_stream
-        from clbench.data.sources import open_source
-
         self.console = console
-        self.plugins = plugins
-        self.results = results
+        self.opener = opener
         self.force = force
         self.save_adapter = save_adapter
         self.log_maps = log_maps
-        self._open, self._audit = cache(open_source), cache(audit_stream)
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
-    def make(self, plan: Plan) -> None:
+    def make(self, spec: RunSpec) -> None:
         """Make one run, from its checkpoint if there is one, unless it is finished."""
-        from clbench.data.sources import Selection, make_tasks
-        from clbench.running.run import execute_run, run_files
-
-        settings, stream = plan.settings, plan.stream
-        source = self._open(settings.data, settings.layout, stream if stream.read else None)
-        tasks = make_tasks(source, stream, Selection.of(settings), settings.superni_metric)
-        files = run_files(self.results, settings, plan.method, plan.options, tasks)
-        if self.is_finished(files):
+        opened = self.opener.open(spec)
+        if self.is_finished(opened.files):
             return
         if self.force:
-            files.checkpoint.unlink(missing_ok=True)
-        backbone = self.backbone(plan)
-        verdict = self._audit(source, stream).verdict
-        if verdict["errors"]:
-            self.console.print(f"errors in the data: {verdict['errors']}; see `clbench audit`", style="yellow")
-        record = execute_run(
-            settings, stream, tasks, backbone, self.plugins, plan.method, plan.options, files, self.watchers(plan),
-            self.save_adapter, verdict,
-        )  # fmt: skip
-        self.console.print(f"{summarise(record)} -> {files.record}", highlight=False)
+            opened.files.checkpoint.unlink(missing_ok=True)
+        backbone = self.backbone(spec)
+        audit = self.opener.audit(spec.settings)
+        if audit.errors:
+            self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
+        record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit)
+        self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
 
@@ -83,29 +65,24 @@ class RunMaker:
             self.console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
         return finished
 
-    def backbone(self, plan: Plan) -> Backbone:
+    def backbone(self, spec: RunSpec) -> Backbone:
         """Return a run's backbone, loaded unless it is that of the last run."""
-        from clbench.model.backbone import load_backbone_of
-
-        wanted = plan.settings.backbone_arguments
+        wanted = spec.settings.backbone_arguments
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two at a time may not fit
-            with self.console.status(f"loading backbone {plan.settings.backbone}"):
-                self._loaded = wanted, load_backbone_of(plan.settings)
+            with self.console.status(f"loading backbone {spec.settings.backbone}"):
+                self._loaded = wanted, load_backbone_of(spec.settings)
         return self._loaded[1]
 
-    def watchers(self, plan: Plan) -> list[object]:
+    def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
-        from clbench.running.watchers.map_log import MapLog
+        return [ProgressDisplay(self.console, str(spec)), *([MapLog()] if self.log_maps else [])]
 
-        title = f"{plan.method.name}, {plan.stream.name}, seed {plan.settings.seed}"
-        return [ProgressDisplay(self.console, title), *([MapLog()] if self.log_maps else [])]
-
-    def make_all(self, plans: Sequence[Plan]) -> None:
+    def make_all(self, specs: Sequence[RunSpec]) -> None:
         """Make the runs one after another; say why one failed and go on with the next."""
-        for number, plan in enumerate(plans, 1):
-            self.console.print(f"run {number} of {len(plans)}", highlight=False)
+        for number, spec in enumerate(specs, 1):
+            self.console.print(f"run {number} of {len(specs)}", highlight=False)
             try:
-                self.make(plan)
+                self.make(spec)
             except ClbenchError as error:  # the other runs do not depend on this one
                 self.console.print(f"failed: {error}", style="red", highlight=False, markup=False)

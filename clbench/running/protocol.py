@@ -11,7 +11,7 @@ import pluggy
 import torch
 
 from clbench.answering.agreement import count_disagreement
-from clbench.data.answer_scores import METRICS, Metric, score_answers
+from clbench.data.answer_scores import Metric, score_answers
 from clbench.data.tasks import Task
 from clbench.errors import ClbenchError, one_line
 from clbench.hookspecs import hookimpl
@@ -19,6 +19,8 @@ from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.running.opening import OpenedRun
+from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.settings import Settings
 
 
@@ -28,7 +30,7 @@ class Progress:
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
     answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
-    watchers keep, by their names.
+    watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
     """
 
     scores: list[list[float | None]]
@@ -40,6 +42,7 @@ class Progress:
     evaluate_seconds: list[list[float]] = field(default_factory=list)
     verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
+    peak_memory: int = 0
     logs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,15 +50,41 @@ class Progress:
 class Run:
     """One run as a `run_stream` hook sees it: tasks to learn, cells to fill."""
 
-    settings: Settings
-    tasks: Sequence[Task]
+    opened: OpenedRun
     learner: Learner
     hook: pluggy.HookRelay
-    method: object
-    method_name: str
-    files: RunFiles
     progress: Progress
-    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    memory: PeakMemoryMeter
+
+    @property
+    def settings(self) -> Settings:
+        """The run's settings."""
+        return self.opened.settings
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The tasks, in the order of learning."""
+        return self.opened.tasks
+
+    @property
+    def files(self) -> RunFiles:
+        """The run's files."""
+        return self.opened.files
+
+    @property
+    def method(self) -> object:
+        """The method's instance."""
+        return self.opened.instance
+
+    @property
+    def method_name(self) -> str:
+        """The method's name."""
+        return self.opened.method.name
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics on offer, by name."""
+        return self.opened.plugins.metrics
 
     def learn(self, task: Task, index: int) -> None:
         """Let the method learn a task as the stream's task `index`; keep its time and what it reports.
@@ -135,22 +164,27 @@ class Run:
             ClbenchError: the method's state holds something that cannot be stored.
         """
         self.progress.done = index + 1
+        self.note_memory()
         content = {
             "progress": asdict(self.progress),
             "weights": self.learner.weights.data,
             "method": state_of(self.method),
         }
         try:
-            save_checkpoint(self.files.checkpoint, content)
+            save_checkpoint(self.files.checkpoint, content, self.opened.identity)
         except TypeError as error:
             raise ClbenchError(f"method '{self.method_name}': {error}") from error
+
+    def note_memory(self) -> None:
+        """Keep the most memory that this session or an earlier one took."""
+        self.progress.peak_memory = max(self.progress.peak_memory, self.memory.read())
 
     def begin(self) -> None:
         """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
         if not self.files.checkpoint.exists():
             self.hook.attach(learner=self.learner)
             return
-        content = load_checkpoint(self.files.checkpoint, self.learner.device)
+        content = load_checkpoint(self.files.checkpoint, self.learner.device, self.opened.identity)
         self.progress = Progress(**content["progress"])
         restore_state(self.method, content["method"])
         self.hook.attach(learner=self.learner)

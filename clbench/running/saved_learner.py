@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone_of
 from clbench.running.protocol import DefaultProtocol
 from clbench.running.run import LEARNER_FILE
-from clbench.settings import Settings
+from clbench.spec import RunSpec
 
 
 def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **changes: Any) -> Learner:
@@ -29,14 +29,14 @@ def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **chang
         ClbenchError: the folder holds no saved run, or its method, its backbone or one of its settings is not available here.
     """
     folder = Path(folder)
-    saved = _read(folder)
-    settings = Settings(**{**saved["settings"], **changes})
+    spec, stream_length = _read(folder)
+    settings = replace(spec.settings, **changes)
     found = find_plugins(plugins)
-    method = found.method(saved["method"])
-    instance = method.build(saved["options"])
+    method = found.method(spec.method)
+    instance = method.build(spec.options)
     backbone = load_backbone_of(settings)
     manager = run_manager(found, instance, method.name, [DefaultProtocol()])
-    learner = Learner(backbone, settings, manager.hook, saved["stream_length"])
+    learner = Learner(backbone, settings, manager.hook, stream_length)
     manager.hook.attach(learner=learner)
     try:
         learner.attached.load(folder)
@@ -45,17 +45,17 @@ def load_learner(folder: str | Path, plugins: Iterable[str | Path] = (), **chang
     return learner
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[RunSpec, int]:
+    file = folder / LEARNER_FILE
     try:
-        saved = json.loads((folder / LEARNER_FILE).read_text("utf-8"))
+        saved = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise ClbenchError(f"'{folder}' holds no saved run: it has no {LEARNER_FILE}") from None
     except (ValueError, OSError) as error:
-        raise ClbenchError(f"{folder / LEARNER_FILE}: cannot be read as JSON: {error}") from None
-    known = {field.name for field in fields(Settings)}
-    strange = sorted(saved["settings"].keys() - known)
-    if strange:
-        raise ClbenchError(
-            f"{folder / LEARNER_FILE}: setting '{strange[0]}' is unknown here: another version of clbench saved it"
-        )
-    return dict(saved)
+        raise ClbenchError(f"{file}: cannot be read as JSON: {error}") from None
+    try:
+        return RunSpec.from_dict(saved["spec"]), int(saved["stream_length"])
+    except ClbenchError as error:
+        raise ClbenchError(f"{file}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClbenchError(f"{file}: says nothing of a saved run, or one of clbench 0.1 ({error!r})") from None

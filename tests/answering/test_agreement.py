@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from clbench.answering.agreement import count_disagreement
@@ -12,9 +13,12 @@ from clbench.discovery import find_plugins
 from clbench.records.files import read_record
 from clbench.records.summary import disagreement_text
 from clbench.reports.leaderboard import make_rows, render
-from clbench.running.run import execute_run, run_files
+from clbench.running.opening import RunOpener
+from clbench.running.run import execute_run
 from clbench.settings import Settings
+from clbench.spec import RunSpec
 from tests.conftest import TINY
+from tests.records.examples import record
 
 STREAM = find_stream("sst-2,agnews")
 
@@ -26,11 +30,13 @@ def run(backbone, toy_tasks, tmp_path):
 
     def call(method="seqlora", **settings):
         method = plugins.method(method)
-        chosen = Settings(backbone="tiny", stream=STREAM.name, **{**TINY, "max_target": 32, "epochs": 2, **settings})
+        chosen = Settings(
+            backbone=backbone.name, stream=STREAM.name, **{**TINY, "max_target": 32, "epochs": 2, **settings}
+        )
         options = method.resolve_options({})
-        files = run_files(tmp_path, chosen, method, options, toy_tasks)
-        record = execute_run(chosen, STREAM, toy_tasks, backbone, plugins, method, options, files)
-        return record, [json.loads(line)["answer"] for line in files.answers.read_text("utf-8").splitlines()]
+        opened = RunOpener(plugins, tmp_path).open(RunSpec(method.name, options, chosen))
+        record = execute_run(replace(opened, tasks=toy_tasks), backbone)
+        return record, [json.loads(line)["answer"] for line in opened.files.answers.read_text("utf-8").splitlines()]
 
     return call
 
@@ -40,22 +46,22 @@ def test_a_run_among_the_labels_answers_labels_and_learns_the_same(run, toy_task
     chosen, labels = run(answers="labels")
     assert {answer for task in toy_tasks for answer in task.labels} >= set(labels)
     assert answers != labels
-    assert chosen["learned"] == free["learned"]
-    assert chosen["settings"]["answers"] == "labels"
+    assert chosen.learned == free.learned
+    assert chosen.settings["answers"] == "labels"
 
 
 def test_verifying_changes_no_score_and_is_kept_in_the_record(run, toy_tasks):
     plain, answers = run()
     record, same = run(verify_answers=5)
     assert same == answers
-    assert record["scores"] == plain["scores"]
-    assert plain["verified_answers"] == []
-    cells = record["verified_answers"]
-    assert [(cell["after"], cell["task"], cell["rows"]) for cell in cells] == [
+    assert record.scores == plain.scores
+    assert plain.verified_answers == ()
+    cells = record.verified_answers
+    assert [(cell.after, cell.task, cell.rows) for cell in cells] == [
         (0, "sst-2", 5), (1, "sst-2", 5), (1, "agnews", 5)
     ]  # fmt: skip
-    assert sum(cell["differing"] for cell in cells) > 0
-    other = run(answers="labels", verify_answers=5)[0]["verified_answers"]
+    assert sum(cell.differing for cell in cells) > 0
+    other = run(answers="labels", verify_answers=5)[0].verified_answers
     assert other == cells  # the same rows, whichever way is scored
 
 
@@ -83,16 +89,16 @@ def test_the_disagreement_in_one_line():
         {"after": 1, "task": "a", "rows": 4, "differing": 2},
         {"after": 1, "task": "b", "rows": 4, "differing": 0},
     ]
-    text = disagreement_text({"verified_answers": cells})
+    text = disagreement_text(record(fields={"verified_answers": cells}))
     assert text == "generate and labels differ in 3 of 12 answers (25.0%): a 3/8, b 0/4"
-    assert disagreement_text({}) == disagreement_text({"verified_answers": []}) == ""
+    assert disagreement_text(record()) == ""
 
 
 @pytest.mark.parametrize("method", ["moelora", "sapt", "l2p", "lfpt5", "rkif", "inclora"])
 def test_methods_that_act_inside_the_model_answer_among_the_labels(run, toy_tasks, method):
     record, answers = run(method, answers="labels", epochs=1)
     assert {answer for task in toy_tasks for answer in task.labels} >= set(answers)
-    assert record["metrics"]["op"] is not None
+    assert record.metrics.op is not None
 
 
 def test_labels_that_cannot_be_told_apart_are_refused_before_anything_is_learned(clbench, tiny_run):
@@ -114,15 +120,15 @@ def test_the_command_prints_the_disagreement_and_the_board_the_recipe(clbench, t
     rows = make_rows(records)
     assert len(rows) == 2
     assert sum("answers=labels" in row.recipe for row in rows) == 1
-    verified = next(record for record in records if record["verified_answers"])
-    assert "of 12 answers" in clbench("show", verified["name"]).output
+    verified = next(record for record in records if record.verified_answers)
+    assert "of 12 answers" in clbench("show", verified.name).output
 
 
 def test_a_record_from_before_there_was_a_choice_is_one_of_free_answers(run):
-    record, _ = run()
-    old = {**record, "settings": {n: v for n, v in record["settings"].items() if n not in ("answers", "eval_tokens")}}
-    old["settings"]["seed"] = 2
-    (row,) = make_rows([old, record])
+    made, _ = run()
+    settings = {name: value for name, value in made.settings.items() if name not in ("answers", "eval_tokens")}
+    old = msgspec.structs.replace(made, settings=settings, seed=2)
+    (row,) = make_rows([old, made])
     assert row.runs == 2
     assert "answers" not in row.recipe
     assert "answers" not in render([row], "md")

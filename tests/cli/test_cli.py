@@ -14,6 +14,7 @@ from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
+from clbench.records.files import read_record
 from clbench.settings import Settings
 from tests.conftest import EXAMPLE_PLUGINS, ROOT, run_in_subprocess
 from tests.data.test_sources import ROW, write_folder
@@ -37,14 +38,14 @@ def test_a_run_prints_its_tasks_and_the_leaderboard_and_is_not_repeated(clbench,
     assert "already finished" not in forced.output
     assert all(path.stat().st_mtime_ns > stamp for path, stamp in zip(records, stamps, strict=True))
 
-    record = json.loads(records[0].read_text())
-    assert record["schema_version"] == 1
-    assert [task["name"] for task in record["tasks"]] == ["sst-2", "agnews"]
-    assert record["scores"][0][1] is None
-    assert None not in (record["scores"][0][0], *record["scores"][1])
-    assert record["settings"]["max_input"] == 96
-    assert record["settings"]["seed"] == 1
-    assert record["versions"]["torch"]
+    record = read_record(records[0])
+    assert json.loads(records[0].read_text())["schema_version"] == 2
+    assert [task.name for task in record.tasks] == ["sst-2", "agnews"]
+    assert record.scores[0][1] is None
+    assert None not in (record.scores[0][0], *record.scores[1])
+    assert record.settings["max_input"] == 96
+    assert record.seed == 1
+    assert record.environment.versions["torch"]
     answers = [json.loads(line) for line in records[0].with_suffix(".answers.jsonl").read_text().splitlines()]
     assert len(answers) == 3 * 8
     assert {(row["after"], row["task"]) for row in answers} == {(0, "sst-2"), (1, "sst-2"), (1, "agnews")}

@@ -12,6 +12,8 @@ from clbench.data.own_streams import read_stream
 from clbench.data.sources import load_tasks
 from clbench.data.templates import Template
 from clbench.errors import ClbenchError
+from clbench.records.files import read_record
+from clbench.records.record import AuditVerdict
 
 TICKETS = [
     {"subject": f"No {i}", "text": f"The {'invoice' if i % 2 else 'screen'} is wrong", "team": ["technical", "billing"][i % 2]}
@@ -54,13 +56,13 @@ def test_a_new_stream_is_checked_and_runs(clbench, tiny_run, tiny_folder, tmp_pa
     assert result.exit_code == 0, result.output
     assert "Stream support: tickets > summaries" in result.output
     (path,) = (tmp_path / "results").glob("*.json")
-    record = json.loads(path.read_text())
-    assert [(task["name"], task["metric"], task["version"]) for task in record["tasks"]] == [
+    record = read_record(path)
+    assert [(task.name, task.metric, task.version) for task in record.tasks] == [
         ("tickets", "exact_match", 1),
         ("summaries", "rouge_l", 1),
     ]
-    assert record["settings"]["data"] == "support.toml"
-    assert record["audit"] == {"errors": 0, "warnings": 0, "findings": []}
+    assert record.settings["data"] == "support.toml"
+    assert record.audit == AuditVerdict(errors=0, warnings=0)
     answers = [json.loads(line) for line in path.with_suffix(".answers.jsonl").read_text().splitlines()]
     assert next(row["references"] for row in answers if row["task"] == "summaries") == ["Text 8", "It is 8"]
     assert clbench("leaderboard", "--stream", "support").exit_code == 0

@@ -9,6 +9,7 @@ from clbench.data.streams import find_stream
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.model.tiny import save_tiny_llama
+from clbench.records.files import read_record
 from clbench.settings import Settings
 from tests.cli.test_bad_input import expect_error
 from tests.conftest import TINY_LLAMA
@@ -27,11 +28,11 @@ def test_the_whole_of_order_1_on_a_folder(folder, clbench, tmp_path, request):
     result = clbench("run", "--method", "lorareplay", "--order", "1", *given, *SMALL, "--save-adapter")
     assert result.exit_code == 0, result.output
     (path,) = (path for path in tmp_path.glob("results/*.json") if not path.name.endswith(".answers.jsonl"))
-    record = json.loads(path.read_text())
-    assert [task["name"] for task in record["tasks"]] == list(find_stream("1").tasks)
-    assert all(score is not None for score in record["scores"][-1])
-    assert record["settings"]["lora_targets"] == "auto"
-    assert record["lora_targets"] == ("q,v" if folder == "tiny_folder" else "q_proj,v_proj")
+    record = read_record(path)
+    assert [task.name for task in record.tasks] == list(find_stream("1").tasks)
+    assert all(score is not None for score in record.scores[-1])
+    assert record.settings["lora_targets"] == "auto"
+    assert record.lora_targets == ("q,v" if folder == "tiny_folder" else "q_proj,v_proj")
     (adapter,) = tmp_path.glob("results/*.adapter/adapter_config.json")
     kind = json.loads(adapter.read_text())["task_type"]
     assert kind == ("SEQ_2_SEQ_LM" if folder == "tiny_folder" else "CAUSAL_LM")

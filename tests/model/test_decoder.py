@@ -231,7 +231,7 @@ def test_every_method_learns_a_task(name, llama, tmp_path, monkeypatch):
     observer = Observer()
     outcome = battery.run("whole", [observer], tasks=observer.watch(battery.tasks))
     assert check_changes(outcome, observer) == ("", "")
-    assert outcome.record["lora_targets"] in ("q_proj,v_proj", None)
+    assert outcome.record.lora_targets in ("q_proj,v_proj", None)
     named = [answer for task in battery.tasks for answer in outcome.answers[task.name]]
     assert named == list(observer.unnamed)
 

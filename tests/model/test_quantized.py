@@ -1,7 +1,5 @@
 """Bases in 8 and 4 bits: what is stored how, what is trained, evaluation without merging, plain errors."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,6 +8,7 @@ from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone, merged
 from clbench.model.quantized import quantized_storage
 from clbench.model.tiny import save_tiny_llama, save_tiny_t5
+from clbench.records.files import read_record
 from clbench.settings import Settings
 from tests.cli.test_bad_input import expect_error
 from tests.conftest import TINY_LLAMA
@@ -100,9 +99,9 @@ def test_a_run_records_it(clbench, tmp_path, folders):
     result = clbench("run", "--method", "rkif", "--stream", "sst-2,agnews", *given, *SMALL)
     assert result.exit_code == 0, result.output
     (path,) = (path for path in tmp_path.glob("results/*.json") if not path.name.endswith(".answers.jsonl"))
-    record = json.loads(path.read_text())
-    assert record["settings"]["quantize"] == "8bit"
-    assert record["versions"]["bitsandbytes"] == bitsandbytes.__version__
+    record = read_record(path)
+    assert record.settings["quantize"] == "8bit"
+    assert record.environment.versions["bitsandbytes"] == bitsandbytes.__version__
 
 
 def test_without_the_package_or_a_device_it_is_one_line(clbench, monkeypatch, llama_folder):

@@ -9,11 +9,12 @@ import pytest
 import scipy.stats
 
 from clbench.records.bootstrap import ScoredRun, compare_methods, holm, p_value, resample_rows, resample_runs
+from clbench.records.files import read_records
 from clbench.reports.leaderboard import make_rows, pivot
 from clbench.reports.significance import assess
 from clbench.reports.tables import markdown, sheet_text
 from tests.conftest import REFERENCE
-from tests.reports.test_leaderboard import record
+from tests.records.examples import record
 
 A = {"x": [100, 0, 100, 100], "y": [100, 100, 0]}
 B = {"x": [100, 0, 0, 100], "y": [0, 100, 0]}
@@ -136,7 +137,7 @@ def test_rows_of_different_recipes_are_not_compared():
 
 
 def assessed_rows(folder):
-    return assess(make_rows([json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]), folder)
+    return assess(make_rows(read_records(folder)), folder)
 
 
 def test_all_reference_records_are_assessed():

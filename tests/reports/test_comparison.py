@@ -7,12 +7,13 @@ import shutil
 import pytest
 from rich.console import Console
 
+from clbench.records.files import read_records
 from clbench.reports.comparison import compare_rows, compare_sheet, differences, find_published
 from clbench.reports.leaderboard import make_rows
 from clbench.reports.published import read_ledger
 from clbench.reports.tables import rich_sheet, sheet_text
 from tests.conftest import REFERENCE
-from tests.reports.test_leaderboard import record
+from tests.records.examples import record
 from tests.reports.test_published import SHIPPED
 
 PAPER = {  # the recipe of Recurrent-KIF on T5-large
@@ -23,9 +24,11 @@ PAPER = {  # the recipe of Recurrent-KIF on T5-large
 
 def published(method="rkif", train=1000, source="rkif", **given):
     record_of = {"options": given.pop("options", {})} | given
-    made = record(method, **{**PAPER, **record_of})
-    made["tasks"] = [{"name": "agnews", "version": 1, "train": train}]
-    made["precision"] = "float32, last answers in float16"
+    fields = {
+        "tasks": [{"name": "agnews", "version": 1, "train": train}],
+        "environment": {"precision": "float32, last answers in float16"},
+    }
+    made = record(method, fields=fields, **{**PAPER, **record_of})
     (row,) = make_rows([made])
     (entry,) = find_published(row, read_ledger(), source)
     return row, entry
@@ -80,7 +83,7 @@ def test_what_differs_is_said(given, text):
 
 
 def test_a_difference_between_incomparable_runs_is_in_parentheses_with_a_note():
-    (row,) = make_rows([{**record(op=70.0), "tasks": [{"name": "agnews", "version": 1, "train": 100}]}])
+    (row,) = make_rows([record(op=70.0, fields={"tasks": [{"name": "agnews", "version": 1, "train": 100}]})])
     sheet = compare_sheet(compare_rows([row], read_ledger()))
     assert sheet.lines[0][2:5] == ["70.0", "77.9", "(-7.9)"]
     assert "says nothing about the method" in sheet.notes[0]
@@ -130,7 +133,7 @@ def test_editing_one_published_number_changes_the_table(clbench, tmp_path):
 
 @pytest.mark.parametrize("width", [60, 90, 200])
 def test_nothing_is_lost_in_any_width(width):
-    rows = make_rows([json.loads(path.read_text()) for path in sorted(REFERENCE.glob("*.json"))])
+    rows = make_rows(read_records(REFERENCE))
     sheet = compare_sheet(compare_rows(rows, read_ledger()))
     console = Console(width=width, record=True, quiet=True)
     console.quiet = False
@@ -144,7 +147,7 @@ def test_nothing_is_lost_in_any_width(width):
 
 
 def test_latex_escapes_what_it_must():
-    rows = make_rows([{**record(options={"top_k": "5%"}), "tasks": [{"name": "a", "version": 1, "train": 9}]}])
+    rows = make_rows([record(options={"top_k": "5%"}, fields={"tasks": [{"name": "a", "version": 1, "train": 9}]})])
     text = sheet_text(compare_sheet(compare_rows(rows, read_ledger())), [], "latex")
     assert r"rkif (top\_k=5\%)" in text
     assert r"$\Delta$ OP" in text

@@ -3,39 +3,12 @@
 import csv
 import io
 import json
-from dataclasses import asdict
 
 import pytest
 from rich.console import Console
 
 from clbench.reports.leaderboard import make_rows, render
-from clbench.settings import Settings
-
-
-def record(
-    method="rkif",
-    stream="long:1",
-    seed=1,
-    op=70.0,
-    bwt=-5.0,
-    options=None,
-    tests="t",
-    finished="2026-01-01",
-    **settings,
-):
-    family = stream.split(":")[0]
-    return {
-        "method": method,
-        "options": options or {},
-        "changed_options": options or {},
-        "settings": asdict(Settings(stream=stream, seed=seed, **settings)),
-        "stream": {"name": stream, "family": family, "order": 4},
-        "tasks": [{"name": "agnews", "version": 1}],
-        "test_fingerprint": tests,
-        "scores": [[op]],
-        "metrics": {"op": op, "bwt": bwt},
-        "finished": finished,
-    }
+from tests.records.examples import record
 
 
 def test_orders_and_seeds_of_one_recipe_are_averaged():
@@ -56,7 +29,8 @@ def test_orders_and_seeds_of_one_recipe_are_averaged():
         {"data": "folder"},
         {"weight_decay": 0.1},
         {"options": {"top": 0.1}},
-        {"tests": "other rows"},
+        {"fields": {"digests": {"questions": "other rows"}}},
+        {"fields": {"protocol_version": 2}},
         {"stream": "standard:1"},
         {"method": "mtl"},
     ],
@@ -64,6 +38,12 @@ def test_orders_and_seeds_of_one_recipe_are_averaged():
 def test_different_recipes_are_never_averaged(other):
     rows = make_rows([record(), record(**{"seed": 2, **other})])
     assert [row.runs for row in rows] == [1, 1]
+
+
+def test_the_recipe_names_the_protocol_version_where_it_varies():
+    old = record(fields={"protocol_version": 0})
+    assert {row.recipe.rpartition(", ")[2] for row in make_rows([record(), old])} == {"protocol=0", "protocol=1"}
+    assert "protocol" not in make_rows([old])[0].recipe
 
 
 def test_settings_that_vary_are_shown():
@@ -80,21 +60,23 @@ def test_the_recipe_shows_the_rate_that_was_used(own, shown):
 
 
 def test_of_the_same_order_and_seed_the_newest_counts():
-    rows = make_rows([record(op=80, finished="2026-01-03"), record(op=10, finished="2026-01-02")])
+    rows = make_rows(
+        [record(op=80, fields={"finished": "2026-01-03"}), record(op=10, fields={"finished": "2026-01-02"})]
+    )
     assert (rows[0].op, rows[0].runs, rows[0].op_std) == (80, 1, None)
 
 
 def test_an_option_that_has_become_the_default_is_not_shown_once_a_newer_run_says_so():
-    early = record(seed=1, options={"top": 0.1}, finished="2026-01-01")
-    late = {**record(seed=2, options={"top": 0.1}, finished="2026-01-02"), "changed_options": {}}
+    early = record(seed=1, options={"top": 0.1}, fields={"finished": "2026-01-01"})
+    late = record(seed=2, options={"top": 0.1}, fields={"finished": "2026-01-02", "method": {"changed_options": {}}})
     assert [row.label for row in make_rows([early])] == ["rkif (top=0.1)"]
     for records in ([early, late], [late, early]):
         assert [(row.label, row.runs) for row in make_rows(records)] == [("rkif", 2)]
 
 
 def test_a_run_from_before_an_option_existed_belongs_to_its_default():
-    early = record(seed=1, options={"top": 0.1}, finished="2025-12-31")
-    late = {**record(seed=2, options={"top": 0.1, "new": "a"}), "changed_options": {"top": 0.1}}
+    early = record(seed=1, options={"top": 0.1}, fields={"finished": "2025-12-31"})
+    late = record(seed=2, options={"top": 0.1, "new": "a"}, fields={"method": {"changed_options": {"top": 0.1}}})
     other = record(seed=3, options={"top": 0.1, "new": "b"})
     assert [(row.label, row.runs) for row in make_rows([other, early, late])] == [
         ("rkif (top=0.1, new=a)", 2),
@@ -167,14 +149,13 @@ def test_validation_records_stay_apart_and_a_setting_that_did_not_exist_is_none(
     rows = make_rows([record(), record(seed=2, validation=50, evaluate_on="validation")])
     assert [row.runs for row in rows] == [1, 1]
     assert sum("50 validation rows" in row.recipe for row in rows) == 1
-    older = record(seed=2)
-    del older["settings"]["validation"]
+    older = record(seed=2, fields={"settings": {"backbone": "mini", "data": "toy"}})
     (row,) = make_rows([record(), older])
     assert row.runs == 2
 
 
 def test_an_option_that_differs_between_records_is_shown_even_where_it_was_the_default():
-    old = {**record(options={"top": 0.3}), "changed_options": {}}
+    old = record(options={"top": 0.3}, fields={"method": {"changed_options": {}}})
     assert [row.options for row in make_rows([old])] == [""]
     both = make_rows([old, record(options={"top": 0.1})])
     assert sorted(row.options for row in both) == ["top=0.1", "top=0.3"]

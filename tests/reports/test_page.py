@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from clbench.records.files import read_record, read_records
 from clbench.records.maps import Maps, Point, write_maps
 from clbench.reports.page import make_report
 from clbench.reports.published import read_ledger
@@ -72,10 +73,10 @@ def copy_records(folder):
 def test_the_page_has_tables_recipes_audit_and_environment(text, folder):
     page = Page(text)
     text = " ".join(page.texts)
-    for record in (json.loads(path.read_text()) for path in folder.glob("*.json")):
-        assert record["name"] in text
-        assert record["git_commit"] in text
-        assert record["versions"]["torch"] in text
+    for record in read_records(folder):
+        assert record.name in text
+        assert record.environment.git_commit in text
+        assert record.environment.versions["torch"] in text
     for wanted in ("48.4 ± 1.2", "78.4", "(-30.0)", "learning_rate", "dev equals test", "not significantly worse"):
         assert wanted in text
     assert any("[46." in cell for cell in page.cells)  # an interval
@@ -115,13 +116,11 @@ def test_nothing_is_loaded_from_elsewhere(text):
 def test_malicious_names_are_text(folder):
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
-        record["method"] = f"m{EVIL}"
+        record["method"] |= {"name": f"m{EVIL}", "options": {EVIL: EVIL}, "changed_options": {EVIL: EVIL}}
         record["settings"]["data"] = f'data"{EVIL}'
         record["stream"] = {"name": f"s'{EVIL}", "family": f"f{EVIL}", "order": None}
-        record["device"] = record["git_commit"] = EVIL
+        record["environment"] |= {"device": EVIL, "git_commit": EVIL, "versions": {EVIL: EVIL}}
         record["audit"]["findings"] = [f"warning: {EVIL}"]
-        record["versions"] = {EVIL: EVIL}
-        record["options"] = record["changed_options"] = {EVIL: EVIL}
         path.write_text(json.dumps(record))
     text = make_report(folder, read_ledger())
     page = Page(text)
@@ -134,12 +133,12 @@ def test_logged_maps_are_drawn(folder):
     pytest.importorskip("matplotlib")
     import numpy as np
 
-    record = json.loads(next(folder.glob("*_rkif_*_s1_*.json")).read_text())
+    name = read_record(next(folder.glob("*_rkif_*_s1_*.json"))).name
     points = [Point(task, step, 2) for task in range(2) for step in range(3)]
     importance, vector = np.ones((6, 2, 1), np.float32), np.ones((6, 1), np.float32)
     tensors = {"encoder.block.0.layer.0.SelfAttention.q.lora_A.w": 1}
-    maps = Maps(record["name"], 32, ["dbpedia", "amazon"], tensors, points, importance, vector)
-    write_maps(folder / f"{record['name']}.maps.safetensors", maps)
+    maps = Maps(name, 32, ["dbpedia", "amazon"], tensors, points, importance, vector)
+    write_maps(folder / f"{name}.maps.safetensors", maps)
     captions = [image["alt"] for image in Page(make_report(folder, read_ledger())).images]
     assert sum("rkif, standard:1" in caption for caption in captions) == 3
 

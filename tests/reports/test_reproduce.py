@@ -10,11 +10,14 @@ import pytest
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.model.backbone import load_backbone
+from clbench.records.files import read_record
 from clbench.reports.published import read_ledger
 from clbench.reports.reproduce import cost_estimator, plan_sheet, plan_suite, published_cell
 from clbench.reports.suites import Column, Line, Suite, read_scales, read_suite, suite_names
+from clbench.running.opening import RunOpener
 from clbench.settings import Settings
 from tests.conftest import ROOT, TINY
+from tests.records.examples import record
 
 METHODS = "seqlora inclora lorareplay ewc l2p lfpt5 moelora olora sapt tasl vrmcl migu rkif mtl".split()
 
@@ -38,12 +41,12 @@ def test_there_is_a_suite_for_every_table_and_figure():
 
 def test_the_suites_tables_have_the_cells_of_the_ledger():
     """Every published number of a table has its cell, and that cell asks for the options that the ledger names."""
-    ledger = read_ledger()
+    ledger, opener = read_ledger(), RunOpener(find_plugins(), Path("none"))
     for name in suite_names():
         suite = read_suite(name)
         if suite.table == "Figure 3":
             continue  # of which the text names two numbers
-        cells = plan_suite(suite, read_scales()["paper"], find_plugins(), Path("none"), {"data": "toy"}, [1])
+        cells = plan_suite(suite, read_scales()["paper"], opener, {"data": "toy"}, [1])
         entries = [entry for entry in ledger if (entry.source.name, entry.table) == (suite.source, suite.table)]
         placed = {id(entry): cell for cell in cells if (entry := published_cell(suite, cell, ledger))}
         assert len(placed) == len(entries), name
@@ -51,7 +54,7 @@ def test_the_suites_tables_have_the_cells_of_the_ledger():
             cell = placed[id(entry)]
             assert cell.row.method == entry.method
             for run in cell.runs:
-                assert dict(entry.options).items() <= dict(run.options).items(), (name, entry.label)
+                assert dict(entry.options).items() <= dict(run.spec.options).items(), (name, entry.label)
 
 
 def test_a_plan_lists_what_is_not_available_and_runs_nothing(clbench, tmp_path):
@@ -73,10 +76,10 @@ def test_a_scale_sets_options_below_those_of_a_row(tmp_path):
     scale = replace(read_scales()["toy"], options={"lorareplay": {"memory_ratio": 0.5, "mix": "interleave"}})
     rows = [Line("ours", "lorareplay", {"memory_ratio": 0.25}), Line("other", "seqlora")]
     suite = Suite("mine", "Mine", "rkif", [Column("", "agnews,yahoo", ["op"])], rows)
-    replay, other = plan_suite(suite, scale, find_plugins(), tmp_path, {})
-    options = replay.runs[0].options
+    replay, other = plan_suite(suite, scale, RunOpener(find_plugins(), tmp_path), {})
+    options = replay.runs[0].spec.options
     assert (options["memory_ratio"], options["mix"]) == (0.25, "interleave")
-    assert other.runs[0].options == {}
+    assert other.runs[0].spec.options == {}
     assert plan_sheet(suite, scale, [replay])[1][0]["options"] == "memory_ratio=0.25, mix=interleave"
 
 
@@ -90,10 +93,7 @@ def test_missing_runs_are_made_once_and_reused_between_suites(tiny_suite, tmp_pa
     assert len(records) == 4
     by_cell = {(one["row"], one["measure"]): one for one in values}
     assert by_cell["20%", "op"]["published"] == 77.9
-    read = {
-        json.loads(path.read_text())["options"]["top"]: json.loads(path.read_text())["metrics"]["op"]
-        for path in records
-    }
+    read = {read_record(path).method.options["top"]: read_record(path).metrics.op for path in records}
     assert {row: by_cell[row, "op"]["ours"] for row in ("1%", "10%", "20%", "50%")} == pytest.approx(
         {"1%": read[0.01], "10%": read[0.1], "20%": read[0.2], "50%": read[0.5]}
     )
@@ -168,16 +168,19 @@ def test_a_malformed_suite_is_an_error(tmp_path):
 
 def test_the_estimate_by_hand():
     """100 rows x 2 epochs in 40 s, 30 answers in 6 s; so 50 rows x 4 epochs take 40 s, 10 answers 2 s."""
-    record = {
-        "method": "seqlora", "settings": {"backbone": "mini", "epochs": 2}, "scores": [[1.0, None], [1.0, 1.0]],
-        "tasks": [{"train": 60, "test": 10}, {"train": 40, "test": 10}],
+    fields = {
+        "scores": [[1.0, None], [1.0, 1.0]],
+        "tasks": [
+            {"name": "a", "version": 1, "train": 60, "test": 10},
+            {"name": "b", "version": 1, "train": 40, "test": 10},
+        ],
         "timings": {"learn_seconds": [30, 10], "evaluate_seconds": [[2], [2, 2]]},
-    }  # fmt: skip
+    }
 
     class Fifty:
         train, test = range(50), range(10)
 
-    estimate = cost_estimator([record])
+    estimate = cost_estimator([record("seqlora", epochs=2, fields=fields)])
     assert estimate("seqlora", Settings(epochs=4), [Fifty()]) == pytest.approx(42)
     assert estimate("rkif", Settings(epochs=4), [Fifty()]) == pytest.approx(42)  # as other methods
     assert estimate("rkif", Settings(backbone="t5-large"), [Fifty()]) is None

@@ -1,13 +1,13 @@
 """Rescoring: every measure by hand from a small record, the missing ones named, and the real command on real records."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
 from clbench.records.metrics import backward_transfer_over_all, forward_transfer
-from clbench.settings import Settings
+from clbench.records.record import encode_record
 from tests.conftest import EXAMPLE_PLUGINS, REFERENCE
+from tests.records.examples import record
 
 UNTRAINED = EXAMPLE_PLUGINS / "untrained.py"
 
@@ -21,19 +21,14 @@ def test_bwt_over_t_and_fwt_by_hand():
 
 def write(folder, name, tasks, answers, scores, method="seqlora", seed=1, **settings):
     """Write a record with its answers: `answers` maps (after, task) to answers, all targets are 'Good'."""
-    record = {
-        "schema_version": 1,
+    fields = {
         "name": name,
-        "method": method,
-        "options": {},
-        "settings": asdict(Settings(stream=",".join(tasks), seed=seed, **settings)),
-        "stream": {"name": ",".join(tasks), "family": ",".join(tasks), "order": None},
         "tasks": [{"name": task, "version": 1, "metric": "exact_match", "test": 2} for task in tasks],
         "scores": scores,
-        "metrics": {"op": scores[-1][-1], "bwt": None, "forgetting": None},
     }
+    made = record(method, ",".join(tasks), seed, op=scores[-1][-1], bwt=None, fields=fields, **settings)
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record))
+    (folder / f"{name}.json").write_bytes(encode_record(made))
     rows = [
         {"after": i, "task": tasks[j], "row": number, "answer": answer, "target": "Good"}
         for (i, j), given in answers.items()

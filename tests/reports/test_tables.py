@@ -13,7 +13,7 @@ import pytest
 from clbench.reports.leaderboard import make_rows, pivot
 from clbench.reports.tables import Sheet, latex, latex_escape, markdown
 from tests.conftest import REFERENCE
-from tests.reports.test_leaderboard import record
+from tests.records.examples import record
 
 RECORD = next(REFERENCE.glob("*_rkif_*_s1_*.json"))
 COMMANDS = {

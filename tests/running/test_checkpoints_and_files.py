@@ -1,10 +1,10 @@
 """Files: atomic writing, checkpoints of every kind of state, records."""
 
-import json
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clbench.atomic import write_atomically
 from clbench.data.tasks import Example
@@ -12,6 +12,8 @@ from clbench.errors import ClbenchError
 from clbench.learning.replay_memory import Memory
 from clbench.records.files import RunFiles, read_record, read_records, slug
 from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.settings import Settings
+from clbench.spec import RunSpec
 
 CPU = torch.device("cpu")
 EXAMPLE = Example("question", "passage", "answer", "tail", ("answer", "other"), 7)
@@ -31,9 +33,9 @@ def test_state_round_trips(tmp_path):
     method.anchors = [torch.arange(3.0), torch.ones(2, dtype=torch.bfloat16)]
     method.seen = {"count": 2, "name": None, "pair": (1.5, "x", EXAMPLE), "nested": [[True]]}
     assert set(state_of(method)) == {"memory", "anchors", "seen"}
-    save_checkpoint(tmp_path / "c", {"method": state_of(method)})
+    save_checkpoint(tmp_path / "c", {"method": state_of(method)}, "1a")
     other = Method()
-    restore_state(other, load_checkpoint(tmp_path / "c", CPU)["method"])
+    restore_state(other, load_checkpoint(tmp_path / "c", CPU, "1a")["method"])
     assert other.memory == method.memory
     assert other.seen == method.seen
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(method.anchors, other.anchors, strict=True))
@@ -45,14 +47,23 @@ def test_a_plain_class_has_no_state():
 
 def test_what_cannot_be_stored_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"state.method.seen.made: a set cannot be checkpointed"):
-        save_checkpoint(tmp_path / "c", {"method": {"seen": {"made": {1}}}})
+        save_checkpoint(tmp_path / "c", {"method": {"seen": {"made": {1}}}}, "1a")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
     (tmp_path / "c").write_bytes(b"\x10" * 40)
     with pytest.raises(ClbenchError, match=r"damaged checkpoint.*--force"):
-        load_checkpoint(tmp_path / "c", CPU)
+        load_checkpoint(tmp_path / "c", CPU, "1a")
+
+
+def test_a_checkpoint_of_another_run_or_schema_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "c", {"method": {}}, "1a")
+    with pytest.raises(ClbenchError, match=r"c: a checkpoint of another run .*; remove it or use --force"):
+        load_checkpoint(tmp_path / "c", CPU, "1b")
+    save_file({}, tmp_path / "old", {"content": "{}"})  # as clbench 0.1 wrote it
+    with pytest.raises(ClbenchError, match=r"old: a checkpoint of schema 1, .*; remove it or use --force"):
+        load_checkpoint(tmp_path / "old", CPU, "1a")
 
 
 def test_a_failing_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -68,17 +79,9 @@ def test_a_failing_write_leaves_the_old_file_and_no_rest(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
 
 
-def identity(**changed):
-    settings = {"stream": "long:1", "backbone": "a/b/mini", "data": "../x/long_sequence", "seed": 1}
-    return {"settings": settings, "method": "rkif", "options": {"top": 0.2}, "source": "1", "data": "2", **changed}
-
-
 def test_names_tell_the_run_and_differ_with_it(tmp_path):
-    files = RunFiles.of(tmp_path, identity())
-    assert files.name.startswith("long-1_rkif_mini_long-sequence_s1_")
-    assert files.name == RunFiles.of(tmp_path, identity()).name
-    for changed in ({"options": {"top": 0.1}}, {"source": "3"}, {"data": "4"}):
-        assert RunFiles.of(tmp_path, identity(**changed)).name != files.name
+    spec = RunSpec("rkif", {}, Settings(backbone="a/b/mini", data="../x/long_sequence"))
+    assert RunFiles.of(tmp_path, spec, "0123456789").name == "long-1_rkif_mini_long-sequence_s1_01234567"
     assert slug("google/t5-v1.1 large") == "t5-v1.1-large"
 
 
@@ -92,12 +95,11 @@ def test_a_run_is_held_by_one_process(tmp_path):
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "not a clbench record: no field 'method'"),
-        ('{"method": "x"}', "no field 'options'"),
-        (
-            json.dumps(dict.fromkeys(["method", "options", "settings", "stream", "tasks", "scores", "metrics"], 0)),
-            "schema version",
-        ),
+        ("[]", "not a clbench record: Expected `object`, got `array`"),
+        ('{"schema_version": 2}', "missing required field `protocol_version`"),
+        ('{"schema_version": 1}', "schema version 1, of clbench 0.1; `python scripts/convert_records.py FOLDER`"),
+        ('{"schema_version": 3}', "schema version 3, this clbench reads 2"),
+        ("\ufffd", "cannot be read as JSON"),
     ],
 )
 def test_malformed_records(tmp_path, text, message):

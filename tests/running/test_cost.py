@@ -1,10 +1,10 @@
 """The cost meter: what a record counts."""
 
-import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 
@@ -14,10 +14,13 @@ from clbench.discovery import Method, find_plugins
 from clbench.hookspecs import hookimpl
 from clbench.learning.replay_memory import Memory
 from clbench.learning.stopwatch import Stopwatch
+from clbench.records.record import encode_record
 from clbench.reports.leaderboard import cost_text
 from clbench.running.cost import bytes_of
-from clbench.running.run import execute_run, run_files
+from clbench.running.opening import RunOpener
+from clbench.running.run import execute_run
 from clbench.settings import Settings
+from clbench.spec import RunSpec
 from tests.conftest import TINY
 
 EXAMPLE_PLUGINS = find_plugins()
@@ -30,10 +33,10 @@ def costs_of(backbone, toy_tasks, tmp_path):
 
     def run(name, **given):
         method = EXAMPLE_PLUGINS.method(name)
-        settings = Settings(backbone="tiny", stream=STREAM.name, epochs=2, **TINY)
+        settings = Settings(backbone=backbone.name, stream=STREAM.name, epochs=2, **TINY)
         options = method.resolve_options({key: str(value) for key, value in given.items()})
-        files = run_files(tmp_path, settings, method, options, toy_tasks)
-        return execute_run(settings, STREAM, toy_tasks, backbone, EXAMPLE_PLUGINS, method, options, files)
+        opened = RunOpener(EXAMPLE_PLUGINS, tmp_path).open(RunSpec(name, options, settings))
+        return execute_run(replace(opened, tasks=toy_tasks), backbone)
 
     return run
 
@@ -56,33 +59,33 @@ def test_bytes_of_a_state():
 
 
 def test_batches_and_replayed_rows(costs_of, toy_tasks):
-    first, second = costs_of("seqlora")["costs"]
+    first, second = costs_of("seqlora").costs
     for cost in (first, second):
-        assert cost["forward_batches"] == cost["backward_batches"] == 6
-        assert (cost["rows"], cost["replayed_rows"], cost["kept_bytes"]) == (48, 0, 0)
-    first, second = costs_of("lorareplay", memory_ratio=0.25)["costs"]
-    assert (first["rows"], first["replayed_rows"]) == (48, 0)
-    assert (second["rows"], second["replayed_rows"]) == (2 * (24 + 6), 2 * 6)
-    rows = costs_of("lorareplay", memory_ratio=1.0)["costs"][0]["kept_bytes"]
+        assert cost.forward_batches == cost.backward_batches == 6
+        assert (cost.rows, cost.replayed_rows, cost.kept_bytes) == (48, 0, 0)
+    first, second = costs_of("lorareplay", memory_ratio=0.25).costs
+    assert (first.rows, first.replayed_rows) == (48, 0)
+    assert (second.rows, second.replayed_rows) == (2 * (24 + 6), 2 * 6)
+    rows = costs_of("lorareplay", memory_ratio=1.0).costs[0].kept_bytes
     assert rows == sum(len((e.prompt + e.target).encode()) for e in toy_tasks[0].train)
-    second = costs_of("rkif", memory_ratio=0.25, window=2, outer_steps=3)["costs"][1]
-    assert second["forward_batches"] == second["backward_batches"] == 6 + 3 * 3
-    assert (second["rows"], second["replayed_rows"]) == (48 + 9 * 6, 9 * 6)
-    second = costs_of("vrmcl", memory_ratio=0.25)["costs"][1]
-    assert second["backward_batches"] == (2 * 6 - 1) * (4 + 2)  # four slices, then the batch and the memory
-    assert second["replayed_rows"] == 6 * 6
-    union = costs_of("mtl")["costs"]
-    assert [cost["replayed_rows"] for cost in union] == [0]
+    second = costs_of("rkif", memory_ratio=0.25, window=2, outer_steps=3).costs[1]
+    assert second.forward_batches == second.backward_batches == 6 + 3 * 3
+    assert (second.rows, second.replayed_rows) == (48 + 9 * 6, 9 * 6)
+    second = costs_of("vrmcl", memory_ratio=0.25).costs[1]
+    assert second.backward_batches == (2 * 6 - 1) * (4 + 2)  # four slices, then the batch and the memory
+    assert second.replayed_rows == 6 * 6
+    union = costs_of("mtl").costs
+    assert [cost.replayed_rows for cost in union] == [0]
 
 
 def test_bytes_between_tasks_and_within_one(costs_of):
     record = costs_of("ewc")
-    size = 4 * record["trainable_weights"]
-    first, second = record["costs"]
-    assert first["backward_batches"] == 6 + 3  # the Fisher information is one more pass
-    assert first["kept_bytes"] == second["kept_bytes"] == 2 * size + 4 + 8  # F, anchor, a constant, the number of tasks
-    assert first["held_bytes"] is None  # looked at in the second task
-    held = {name: costs_of(name, **given)["costs"][1]["held_bytes"] for name, given in METHODS.items()}
+    size = 4 * record.trainable_weights
+    first, second = record.costs
+    assert first.backward_batches == 6 + 3  # the Fisher information is one more pass
+    assert first.kept_bytes == second.kept_bytes == 2 * size + 4 + 8  # F, anchor, a constant, the number of tasks
+    assert first.held_bytes is None  # looked at in the second task
+    held = {name: costs_of(name, **given).costs[1].held_bytes for name, given in METHODS.items()}
     assert held["seqlora"] < size
     assert 3 * size <= held["tasl"] < 4 * size  # the old weights, importance and deviation
     assert 4 * size <= held["rkif"] < 6 * size  # theta_b, the outer importance, the outer AdamW's moments
@@ -93,16 +96,16 @@ METHODS = {"seqlora": {}, "tasl": {}, "rkif": {"memory_ratio": 0.25, "window": 2
 
 def test_own_seconds_are_a_part_of_learning_and_show_prints_them(costs_of, clbench, tmp_path):
     record = costs_of("tasl")
-    for cost, seconds in zip(record["costs"], record["timings"]["learn_seconds"], strict=True):
-        assert 0 <= cost["own_seconds"] <= seconds + 0.01
-    shown = " ".join(clbench("show", record["name"], "--results", tmp_path).output.split())
+    for cost, seconds in zip(record.costs, record.timings.learn_seconds, strict=True):
+        assert 0 <= cost.own_seconds <= seconds + 0.01
+    shown = " ".join(clbench("show", record.name, "--results", tmp_path).output.split())
     assert "12 forward and 12 backward batches, 0 of 96 rows replayed" in shown
     assert "of the method's own arithmetic" in shown
-    del record["costs"]
-    assert cost_text(record) == ""
+    silent = msgspec.structs.replace(record, costs=())
+    assert cost_text(silent) == ""
     (path,) = tmp_path.glob("*.json")
-    path.write_text(json.dumps(record))
-    assert clbench("show", record["name"], "--results", tmp_path).exit_code == 0
+    path.write_bytes(encode_record(silent))
+    assert clbench("show", record.name, "--results", tmp_path).exit_code == 0
 
 
 def test_own_seconds_are_those_outside_model_optimizer_and_batches(backbone, toy_tasks, tmp_path, monkeypatch):
@@ -124,17 +127,15 @@ def test_own_seconds_are_those_outside_model_optimizer_and_batches(backbone, toy
                 training.step(loss)
             return training.stats
 
-    method, settings = (
-        Method("slow", Slow, "this test"),
-        Settings(backbone="tiny", stream=STREAM.name, epochs=2, **TINY),
-    )
-    files = run_files(tmp_path, settings, method, {}, toy_tasks)
+    plugins = replace(EXAMPLE_PLUGINS, methods={"slow": Method("slow", Slow, "this test")})
+    settings = Settings(backbone=backbone.name, stream=STREAM.name, epochs=2, **TINY)
+    opened = replace(RunOpener(plugins, tmp_path).open(RunSpec("slow", {}, settings)), tasks=toy_tasks)
     handle = backbone.model.register_forward_pre_hook(lambda *_: takes(100))
     try:
-        record = execute_run(settings, STREAM, toy_tasks, backbone, EXAMPLE_PLUGINS, method, {}, files)
+        record = execute_run(opened, backbone)
     finally:
         handle.remove()
-    assert [cost["own_seconds"] for cost in record["costs"]] == [6, 6]
+    assert [cost.own_seconds for cost in record.costs] == [6, 6]
     assert clock.now > 12 * 1101
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clbench.data.tasks import Example, Stream, Task
+from clbench.data.tasks import Example, Task
 from clbench.running.dry_run import (
     Calibration,
     Estimate,
@@ -110,7 +110,7 @@ def test_the_line_goes_through_both_points_and_never_falls():
 def one_plan(**settings) -> Extent:
     row = Example("", "good", "positive")
     tasks = [Task(name, (row,) * 20, (row,) * 5) for name in "abc"]
-    return Extent(Stream("s", tuple("abc"), ()), Settings(batch_size=8, epochs=10, **settings), tasks, 1)
+    return Extent(Settings(stream="s", batch_size=8, epochs=10, **settings), tasks, 1)
 
 
 def test_steps_and_questions_of_the_tasks_that_are_left():

@@ -1,6 +1,5 @@
 """A run killed anywhere goes on after its last finished task and ends as an uninterrupted one, bit for bit."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clbench.records.files import read_record
+from clbench.records.record import Record
 from tests.conftest import run_in_subprocess
 
 KILLER = """
@@ -21,11 +22,11 @@ def train_step(learner, step, steps, loss):
 """
 
 
-def results_of(folder: Path) -> tuple[dict, str, dict[str, torch.Tensor]]:
+def results_of(folder: Path) -> tuple[Record, str, dict[str, torch.Tensor]]:
     (record,) = folder.glob("*.json")
     (adapter,) = folder.glob("*.adapter")
     return (
-        json.loads(record.read_text()),
+        read_record(record),
         record.with_suffix(".answers.jsonl").read_text(),
         load_file(adapter / "adapter_model.safetensors"),
     )
@@ -61,8 +62,8 @@ def test_kill_in_the_third_task(tiny_run, tmp_path, method):
     (record, answers, weights), (expected, expected_answers, expected_weights) = (
         results_of(tmp_path / folder) for folder in ("killed", "whole")
     )
-    assert record["scores"] == expected["scores"]
-    assert record["learned"] == expected["learned"]
+    assert record.scores == expected.scores
+    assert record.learned == expected.learned
     assert answers == expected_answers
     assert weights.keys() == expected_weights.keys()
     assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)

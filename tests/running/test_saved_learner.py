@@ -88,7 +88,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
         load_learner(folder, backbone=str(wide))
     file = folder / "learner.json"
     saved = json.loads(file.read_text())
-    saved["settings"]["colour"] = "red"
+    saved["spec"]["settings"]["colour"] = "red"
     file.write_text(json.dumps(saved))
     with pytest.raises(ClbenchError, match="setting 'colour' is unknown here"):
         load_learner(folder)

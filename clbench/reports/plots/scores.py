@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from clbench.errors import ClbenchError
+from clbench.records.record import Record
 from clbench.records.summary import measure_of
 from clbench.reports.plots.style import (
     CHARACTER,
@@ -89,10 +90,10 @@ def curves(series: Sequence[Series]) -> Figure:
 
 def bars(series: Sequence[Series]) -> Figure:
     """Draw the score on each task after the last one, and their mean (OP), a bar a series."""
-    names = list(dict.fromkeys(task["name"] for task in series[0].records[0]["tasks"]))
+    names = list(dict.fromkeys(task_names(series[0].records[0])))
     last = []
     for one in series:
-        of_run = [dict(zip(task_names(record), record["scores"][-1], strict=True)) for record in one.records]
+        of_run = [dict(zip(task_names(record), record.scores[-1], strict=True)) for record in one.records]
         if any(set(scores) != set(names) for scores in of_run):
             raise ClbenchError("the runs have other tasks than one another; choose those of one stream with --stream")
         scores = to_numbers([[scores[name] for name in names] for scores in of_run])
@@ -134,12 +135,12 @@ def fusions(series: Sequence[Series]) -> Figure:
     figure = new_figure(6.0, 4.0)
     axes = figure.subplots()
     points: dict[str, list[tuple[float, float, float]]] = {}
-    series = [one for one in series if all("fusions" in task for record in one.records for task in record["learned"])]
+    series = [one for one in series if all("fusions" in task for record in one.records for task in record.learned)]
     if not series:
         raise ClbenchError("no run reports fusions; this plot is of runs of rkif")
     for one in series:
-        counts = [[sum(task.get("fusions", 0) for task in record["learned"])] for record in one.records]
-        scores = to_numbers([[record["metrics"]["op"]] for record in one.records])
+        counts = [[sum(task.get("fusions") or 0 for task in record.learned)] for record in one.records]
+        scores = to_numbers([[record.metrics.op] for record in one.records])
         points.setdefault(one.group, []).append((float(np.mean(counts)), float(scores.mean()), spread(scores)[0]))
     for group in points.values():
         line = np.array(sorted(group))
@@ -250,9 +251,9 @@ def to_numbers(values: Sequence[Sequence[float | None]]) -> NUMBERS:
     return np.array(values, dtype=float)
 
 
-def task_names(record: Any) -> list[str]:
+def task_names(record: Record) -> list[str]:
     """Return the names of a record's tasks in their order."""
-    return [task["name"] for task in record["tasks"]]
+    return [task.name for task in record.tasks]
 
 
 def ordered_tasks(series: Sequence[Series]) -> list[str]:
@@ -261,7 +262,7 @@ def ordered_tasks(series: Sequence[Series]) -> list[str]:
     Raises:
         ClbenchError: the runs have other tasks or another order.
     """
-    found = {tuple(task_names(record)): record["stream"]["name"] for one in series for record in one.records}
+    found = {tuple(task_names(record)): record.stream.name for one in series for record in one.records}
     if len(found) > 1:
         raise ClbenchError(f"the runs are of several streams; choose one with --stream {' | '.join(found.values())}")
     return list(next(iter(found)))
@@ -269,7 +270,7 @@ def ordered_tasks(series: Sequence[Series]) -> list[str]:
 
 def mean_matrix(series: Series) -> NUMBERS:
     """Return the mean of the runs' score matrices, nan where one has none."""
-    return np.mean([to_numbers(record["scores"]) for record in series.records], axis=0)
+    return np.mean([to_numbers(record.scores) for record in series.records], axis=0)
 
 
 def titled(one: Series, series: Sequence[Series]) -> str:

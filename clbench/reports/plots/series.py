@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ClbenchError
 from clbench.records.files import RunFiles
+from clbench.records.record import Record
 from clbench.reports.leaderboard import STREAM_TITLES, Row, make_rows
 from clbench.reports.suites import DRAWS_MAPS
-
-if TYPE_CHECKING:
-    pass
-
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,8 @@ def series_of(found: Mapping[Path, Record], kind: str, stream: str | None = None
     Raises:
         ClbenchError: nothing is left.
     """
-    maps = {record["name"]: RunFiles(path.parent, record["name"]).maps for path, record in found.items()}
-    kept = [one for one in found.values() if kind not in DRAWS_MAPS or maps[one["name"]].exists()]
+    maps = {record.name: RunFiles(path.parent, record.name).maps for path, record in found.items()}
+    kept = [one for one in found.values() if kind not in DRAWS_MAPS or maps[one.name].exists()]
     rows = make_rows(kept, stream)
     if not rows:
         of_stream = f" of stream '{stream}'" if stream else ""
@@ -63,4 +57,4 @@ def series_of(found: Mapping[Path, Record], kind: str, stream: str | None = None
         title = STREAM_TITLES.get(row.stream, row.stream)
         return ", ".join([title] * (len(families) > 1) + [row.recipe] * (len(recipes) > 1)) or title
 
-    return [Series(row.label, row.records, group(row), [maps[one["name"]] for one in row.records]) for row in rows]
+    return [Series(row.label, row.records, group(row), [maps[one.name] for one in row.records]) for row in rows]

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from clbench.data.tasks import Example, Task
 from clbench.errors import ClbenchError
 from clbench.hookspecs import hookimpl
+from clbench.learning.learner import Learner
 from clbench.records.maps import QUARTERS, ROWS, Maps, Numbers, Point, write_maps
-
-if TYPE_CHECKING:
-    from clbench.data.tasks import Example, Task
-    from clbench.learning.learner import Learner
-    from clbench.running.protocol import Run
+from clbench.running.protocol import Run
 
 LOG = "maps"  # the name under which the run's progress keeps the log, so that it is carried through a kill
 

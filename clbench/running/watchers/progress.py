@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
+from clbench.data.tasks import Task
 from clbench.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from clbench.data.tasks import Task
-    from clbench.learning.learner import Learner
-    from clbench.running.protocol import Run
+from clbench.learning.learner import Learner
+from clbench.running.protocol import Run
 
 REFRESH = 0.2  # seconds between two readings of the loss, each of which waits for the device
 

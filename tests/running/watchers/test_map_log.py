@@ -1,5 +1,8 @@
 """`--log-maps`: what is logged is right by hand, and a run with it is the run without it, bit for bit, whatever it hooks in."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,14 +14,16 @@ from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.hookspecs import hookimpl
 from clbench.records.maps import Maps, Point, TensorPlace, read_maps, write_maps
-from clbench.running.run import execute_run, run_files
+from clbench.running.opening import RunOpener
+from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog, some_rows, undisturbed
 from clbench.settings import Settings
+from clbench.spec import RunSpec
 from tests.conftest import TINY
 
 EXAMPLE_PLUGINS = find_plugins()
 STREAM = find_stream("sst-2,agnews")
-SETTINGS = Settings(backbone="tiny", stream=STREAM.name, epochs=3, **TINY)  # 9 steps a task
+SETTINGS = Settings(stream=STREAM.name, epochs=3, **TINY)  # 9 steps a task
 
 
 @pytest.fixture
@@ -28,10 +33,9 @@ def run_method(backbone, toy_tasks, tmp_path):
     def run(name, folder, *watchers):
         method = EXAMPLE_PLUGINS.method(name)
         options = method.resolve_options({})
-        files = run_files(tmp_path / folder, SETTINGS, method, options, toy_tasks)
-        record = execute_run(
-            SETTINGS, STREAM, toy_tasks, backbone, EXAMPLE_PLUGINS, method, options, files, watchers, save_adapter=True
-        )
+        spec = RunSpec(name, options, replace(SETTINGS, backbone=backbone.name))
+        opened = replace(RunOpener(EXAMPLE_PLUGINS, tmp_path / folder).open(spec), tasks=toy_tasks)
+        record, files = execute_run(opened, backbone, watchers, save_adapter=True), opened.files
         saved = {
             f"{file.name} {key}": value
             for file in sorted(files.adapter.glob("*.safetensors"))
@@ -49,11 +53,10 @@ def test_the_log_changes_nothing(run_method, name):
     plain, logged = run_method(name, "plain"), run_method(name, "logged", MapLog())
     assert plain[1].keys() == logged[1].keys()
     assert all(torch.equal(plain[1][key], logged[1][key]) for key in plain[1])
-    assert plain[0]["scores"] == logged[0]["scores"]
-    assert plain[0]["learned"] == logged[0]["learned"]
+    assert plain[0].scores == logged[0].scores
+    assert plain[0].learned == logged[0].learned
     without_times = [
-        [{key: value for key, value in cost.items() if key != "own_seconds"} for cost in record["costs"]]
-        for record in (plain[0], logged[0])
+        [msgspec.structs.replace(cost, own_seconds=0.0) for cost in record.costs] for record in (plain[0], logged[0])
     ]
     assert without_times[0] == without_times[1]
     assert plain[2].answers.read_text() == logged[2].answers.read_text()
@@ -171,7 +174,7 @@ def test_a_run_begun_without_the_log_says_so(run_method):
         run_method("seqlora", "run", Stop())
     with pytest.raises(ClbenchError, match="begun without --log-maps; finish it without, or start anew with --force"):
         run_method("seqlora", "run", MapLog())
-    assert run_method("seqlora", "run")[0]["method"] == "seqlora"
+    assert run_method("seqlora", "run")[0].method.name == "seqlora"
 
 
 def test_a_finished_run_without_maps_is_made_again_for_them(clbench, tiny_run, tmp_path):

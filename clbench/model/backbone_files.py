@@ -1,0 +1,78 @@
+"""Where a backbone's files lie (embedded, local folder, Hugging Face hub), and a digest of them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub.errors import GatedRepoError
+
+from clbench.errors import ClbenchError, one_line
+
+EMBEDDED = "mini"
+NOT_READ = (".md", ".gitattributes", ".gitignore", "LICENSE")  # ends of the names of files that no run reads
+
+
+def locate(name: str) -> str:
+    """Return the folder of an embedded or a local backbone; a hub id stays as it is.
+
+    Raises:
+        ClbenchError: the folder is none of a model.
+    """
+    if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
+    return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
+
+
+def backbone_digest(name: str) -> str:
+    """Return a digest of all that is read of a backbone: its files' names and contents, or the commit of its hub snapshot.
+
+    The files of a folder are read as a whole, about a second a gigabyte.
+
+    Raises:
+        ClbenchError: the backbone is not there.
+    """
+    folder = Path(locate(name))
+    if not folder.is_dir():
+        return f"hub commit {_hub_commit(name)}"
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.endswith(NOT_READ))
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        contents = pool.map(_file_digest, paths)
+        listing = "".join(f"{digest} {path.name}\n" for digest, path in zip(contents, paths, strict=True))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _hub_commit(name: str) -> str:
+    from huggingface_hub import hf_hub_download  # here: slow to import
+
+    with plain_errors(name):
+        return Path(hf_hub_download(name, "config.json")).parent.name  # .../snapshots/COMMIT/config.json
+
+
+@contextmanager
+def plain_errors(name: str) -> Iterator[None]:
+    """Turn what transformers and the hub raise about a model into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+            message = (
+                f"backbone '{name}' is gated: accept its terms at https://huggingface.co/{name} and `hf auth login`"
+            )
+        elif "trust_remote_code" in str(error):
+            message = f"backbone '{name}' needs code that comes with it: read it, then give --trust-remote-code"
+        else:
+            message = (
+                f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
+                f"({one_line(error)})"
+            )
+        raise ClbenchError(message) from error

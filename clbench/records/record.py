@@ -1,0 +1,260 @@
+"""The record of a finished run: a typed value, its JSON form (schema 2), and its JSON schema.
+
+The schema is published as `record.schema.json` beside this file; `python -m clbench.records.record` writes it anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from clbench.errors import ClbenchError
+from clbench.settings import Settings
+from clbench.spec import Value
+
+SCHEMA_VERSION = 2
+SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
+Number = float | None
+Row = tuple[Number, ...]
+
+
+class AboutMethod(Struct, frozen=True, kw_only=True):
+    """What a method declares of itself, as far as records are compared by it.
+
+    `upper_bound`: it is shown, but not ranked. `learns_plainly`: a stream of one task by it is that task learned alone.
+    `learning_rate`: a rate of its own, which wins over the setting.
+    """
+
+    upper_bound: bool = False
+    learns_plainly: bool = False
+    learning_rate: float | None = None
+
+
+class MethodInfo(Struct, frozen=True, kw_only=True):
+    """The method, the plugin that offers it, the value of every option, and those that differ from their defaults."""
+
+    name: str
+    origin: str | None = None
+    options: dict[str, Value] = {}
+    changed_options: dict[str, Value] = {}
+    about: AboutMethod = AboutMethod()
+
+
+class StreamInfo(Struct, frozen=True, kw_only=True):
+    """The stream: 'long:1' is of the family 'long' and the paper's order 4; a list of tasks has no order."""
+
+    name: str
+    family: str
+    order: int | None = None
+
+
+class TaskInfo(Struct, frozen=True, kw_only=True):
+    """A task, and how many rows of each split the run used; none where the record does not say."""
+
+    name: str
+    version: int
+    metric: str = "exact_match"
+    train: int | None = None
+    test: int | None = None
+    validation: int | None = None
+
+
+class Measures(Struct, frozen=True, kw_only=True):
+    """Measures of the score matrix, percent; none where a cell that they need was not evaluated."""
+
+    op: Number = None
+    bwt: Number = None
+    forgetting: Number = None
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What learning one task cost (`clbench/running/cost.py` counts it). `held_bytes` is measured in the second task alone."""
+
+    forward_batches: int
+    forward_rows: int
+    backward_batches: int
+    rows: int
+    replayed_rows: int
+    own_seconds: float
+    kept_bytes: int
+    held_bytes: int | None = None
+
+
+class Timings(Struct, frozen=True, kw_only=True):
+    """Wall-clock seconds: of learning each task, and of evaluating each cell after it."""
+
+    learn_seconds: tuple[float, ...] = ()
+    evaluate_seconds: tuple[tuple[float, ...], ...] = ()
+
+
+class Disagreement(Struct, frozen=True, kw_only=True):
+    """Of `rows` questions of a task, in how many the free answer and the chosen label differ."""
+
+    after: int
+    task: str
+    rows: int
+    differing: int
+
+
+class AuditVerdict(Struct, frozen=True, kw_only=True):
+    """The findings of `clbench audit` on the run's data, in short."""
+
+    errors: int
+    warnings: int
+    findings: tuple[str, ...] = ()
+
+
+class PeakMemory(Struct, frozen=True, kw_only=True):
+    """The most memory taken, in bytes, and of what.
+
+    'device': what PyTorch held on the GPU during the run, the backbone included. 'run': the process's resident memory during
+    the run (Linux: VmHWM, reset at its start). 'process': the same since the process began, with earlier runs of it.
+    Of a run that was resumed, the most of its sessions.
+    """
+
+    bytes: int | None = None
+    of: Literal["device", "run", "process"] = "process"
+
+
+class Digests(Struct, frozen=True, kw_only=True):
+    """SHA-256 digests of what the run read, some cut to 16 digits; none where the record does not say.
+
+    `data`: every prompt and answer and how it is scored; `questions`: those of the test rows, the same for every order and seed;
+    `plugin`: the sources of the method, and of plugins that act on runs; `backbone`: its files, or the hub's commit.
+    """
+
+    data: str | None = None
+    questions: str | None = None
+    plugin: str | None = None
+    backbone: str | None = None
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """Where the run was made. `git_commit` is of clbench's own checkout, with '+' where it had changes; none elsewhere."""
+
+    clbench: str | None = None
+    git_commit: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    versions: dict[str, str] = {}
+    plugins: tuple[str, ...] = ()
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A finished run. `scores[i][j]` is the score on task j after learning task i, percent, none where not evaluated.
+
+    `settings` are all settings but stream and seed, which have fields of their own; a record of an earlier version may lack
+    some: `setting` fills in. `learned` is what the method reported of each task.
+    """
+
+    schema_version: Literal[2] = 2
+    protocol_version: Annotated[int, Meta(ge=0, description="clbench/spec.py lists the versions")]
+    name: Annotated[str, Meta(description="of the run's files, without their suffixes")]
+    identity: Annotated[str | None, Meta(description="SHA-256 of spec, protocol version and digests")] = None
+    method: MethodInfo
+    stream: StreamInfo
+    seed: int
+    settings: dict[str, Value]
+    tasks: tuple[TaskInfo, ...]
+    scores: tuple[Row, ...]
+    metrics: Measures
+    learned: tuple[dict[str, Number], ...] = ()
+    costs: tuple[Cost, ...] = ()
+    verified_answers: tuple[Disagreement, ...] = ()
+    timings: Timings = Timings()
+    lora_targets: str | None = None
+    trainable_weights: int | None = None
+    peak_memory: PeakMemory = PeakMemory()
+    digests: Digests = Digests()
+    environment: Environment = Environment()
+    audit: AuditVerdict | None = None
+    started: str | None = None
+    finished: Annotated[str | None, Meta(description="ISO 8601, UTC")] = None
+    notes: tuple[str, ...] = ()
+
+    def setting(self, name: str) -> Any:
+        """Return a setting; one that the record's version of clbench had not, as it is by default today."""
+        return self.settings[name] if name in self.settings else default_settings()[name]
+
+    @property
+    def all_settings(self) -> dict[str, Value]:
+        """The settings, and today's defaults of those that the record's version of clbench had not; no stream, no seed."""
+        return {**default_settings(), **self.settings}
+
+
+@cache
+def default_settings() -> Mapping[str, Value]:
+    """Return today's defaults of the settings, without stream and seed."""
+    values = asdict(Settings())
+    return MappingProxyType({name: value for name, value in values.items() if name not in ("stream", "seed")})
+
+
+def make_record(**content: Any) -> Record:
+    """Return the record of plain values (dicts, lists, numbers, texts), its types checked.
+
+    A number that JSON cannot carry becomes none; as an option's or a setting's value it becomes a text ('inf').
+
+    Raises:
+        msgspec.ValidationError: a field is missing or of another type.
+    """
+    return msgspec.convert(_finite(msgspec.to_builtins(content)), Record)
+
+
+def _finite(value: Any, in_place: Any = None) -> Any:
+    if isinstance(value, dict):
+        texts = ("options", "changed_options", "settings")
+        return {
+            key: {k: _finite(v, str(v)) for k, v in item.items()} if key in texts else _finite(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return in_place if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def encode_record(record: Record) -> bytes:
+    """Return a record as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+
+class _Versioned(Struct):
+    schema_version: int | None = None
+
+
+def decode_record(content: bytes, place: str) -> Record:
+    """Read a record from its JSON form; `place` names it in an error.
+
+    Raises:
+        ClbenchError: no JSON, no record, or one of another schema.
+    """
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).schema_version
+        if version == 1:
+            raise ClbenchError(
+                f"{place}: schema version 1, of clbench 0.1; `python scripts/convert_records.py FOLDER` converts it"
+            )
+        if version is not None and version != SCHEMA_VERSION:
+            raise ClbenchError(f"{place}: schema version {version}, this clbench reads {SCHEMA_VERSION}")
+        return msgspec.json.decode(content, type=Record)
+    except msgspec.ValidationError as error:
+        raise ClbenchError(f"{place}: not a clbench record: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ClbenchError(f"{place}: cannot be read as JSON: {error}") from None
+
+
+def schema_text() -> str:
+    """Return the JSON schema of a record."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Record)}
+    return msgspec.json.format(msgspec.json.encode(schema), indent=1).decode() + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema_text(), "utf-8")
