@@ -126,7 +126,7 @@ class Blocks:
             variant.past = (next(parts[keys[0]]), next(parts[keys[1]])) if past else None
 
 
-class BlockLayer(LoraVariant):
+class BlockLayer(LoraVariant):  # type: ignore[misc]  # peft has no types
     """What one LoRA layer computes with its blocks; PEFT calls it in place of its own arithmetic.
 
     The arithmetic of quantised and of watched layers, and what `fast/fused_lora.py` is tested against, which computes the rest.
@@ -166,7 +166,8 @@ class BlockLayer(LoraVariant):
         if self.past is not None:
             down, up = self.past
             change = change + transpose(up @ down, module.fan_in_fan_out) * module.scaling[active_adapter]
-        return orig_weight + change.to(orig_weight.dtype)
+        folded: Tensor = orig_weight + change.to(orig_weight.dtype)
+        return folded
 
 
 def _key(layer: str, letter: str) -> str:

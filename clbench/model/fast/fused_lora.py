@@ -126,7 +126,7 @@ class Together:
         if self._blocks:
             beside = _beside([self._blocks[layer] for layer in layers], x)
         shares, past, past_ups, isolated = beside
-        result: tuple[Tensor, ...] = LowRankSum.apply(
+        result: tuple[Tensor, ...] = LowRankSum.apply(  # type: ignore[no-untyped-call]
             x, dropped, shares, _below([part.weight for part in downs]).to(x.dtype), past, layers[0].scaling[ADAPTER],
             isolated, *weights, *past_ups, *(base.weight for base in bases), *(base.bias for base in bases),
         )  # fmt: skip
