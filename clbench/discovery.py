@@ -95,7 +95,7 @@ class Method:
 
     def enlarge_memory(self, options: Mapping[str, Any], wanted: int, rows: int) -> dict[str, Any]:
         """Return the options with a memory, if there is one, that holds the wanted rows of a task with so many rows."""
-        if not self.budget(options, rows, 0):
+        if not self.budget(options, rows, 1):  # a ratio of few rows may be less than one row
             return dict(options)
         memory = self.about.memory
         assert memory is not None  # there is a budget

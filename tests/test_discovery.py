@@ -178,3 +178,9 @@ def test_plugins_offer_metrics(tmp_path):
         find_plugins([tmp_path / "a.py", tmp_path / "b.py"])
     with pytest.raises(ClbenchError, match=r"metrics\(\) must return a mapping"):
         find_plugins([tmp_path / "c.py"])
+
+
+def test_a_memory_of_less_than_a_row_is_enlarged_and_one_without_effect_is_not():
+    replay, migu = find_plugins().method("lorareplay"), find_plugins().method("migu")
+    assert replay.enlarge_memory(replay.resolve_options({}), 20, 40)["memory_ratio"] == 0.5  # 2 % of 40 rows are none
+    assert migu.enlarge_memory(migu.resolve_options({}), 20, 40) == migu.resolve_options({})
