@@ -12,7 +12,8 @@ from clbench.reports.tables import show_sheet, style_option
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
-    from clbench.reports.reproduce import PlannedCell, PlannedRun, Scale, Suite
+    from clbench.reports.reproduce import PlannedCell, PlannedRun
+    from clbench.reports.suites import Scale, Suite
     from clbench.running.opening import RunOpener
 
 results_option = click.option(
