@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clbench.about import About, Ratio, Rows
-from clbench.cli.main import parse_assignments, parse_seeds
+from clbench.cli.parameters import parse_assignments, parse_seeds
 from clbench.discovery import Method, find_plugins
 from clbench.errors import ClbenchError
 from clbench.options import NonFinite, OnlyIf, Option, Search, Unless, format_value, list_options

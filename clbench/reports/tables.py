@@ -56,11 +56,6 @@ class Sheet:
         return column in ((0, len(self.header) - 1) if self.left is None else self.left)
 
 
-def style_option(command: Any) -> Any:
-    """Give a command `--format`."""
-    return click.option("--format", "style", type=click.Choice(STYLES), default="table", help="[table]")(command)
-
-
 def show_sheet(console: Console, sheet: Sheet, values: Sequence[Mapping[str, Any]], style: str) -> None:
     """Print a sheet; as CSV and JSON print the values behind it instead, one mapping a line."""
     if style == "table":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clbench.cli.main import choose_streams
+from clbench.cli.run import choose_streams
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.data.streams import find_stream
 from clbench.errors import ClbenchError

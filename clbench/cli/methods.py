@@ -1,0 +1,89 @@
+"""The commands about methods: `clbench methods` and `clbench check-method`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from clbench.cli.parameters import parse_assignments, plugin_option, set_option
+from clbench.options import Option
+
+
+@click.command()
+@click.argument("name", required=False)
+@plugin_option
+def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
+    """List the methods, or the options of one method."""
+    from clbench.discovery import find_plugins
+
+    found = find_plugins(plugins)
+    console = Console()
+    if name is None:
+        table = Table("Method", "What it does", "From")
+        for method in found.methods.values():
+            table.add_row(method.name, method.summary, method.origin)
+    else:
+        method = found.method(name)
+        console.print(f"{method.name}: {method.summary}", highlight=False)
+        table = option_table(method.options, method.about.variants)
+    console.print(table)
+
+
+def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return what options declare, one a line; columns that would be empty are left out."""
+    lines = [
+        (one.name, one.type_name, one.range_text, one.default_text, str(one.search or ""), one.note)
+        for one in options.values()
+    ]
+    if variants:
+        names = list(variants)
+        lines.insert(0, ("variant", "|".join(names), "", names[0], "", "a named set of the options below"))
+    titles = ("Option", "Type", "Range", "Default", "Search", "Meaning")
+    kept = [number for number in range(len(titles)) if any(line[number] for line in lines)] or [0]
+    table = Table(*(titles[number] for number in kept))
+    for line in lines:
+        table.add_row(*(escape(line[number]) for number in kept))
+    if not lines:
+        table.add_row("(none)")
+    return table
+
+
+@click.command("check-method")
+@click.argument("name")
+@set_option
+@plugin_option
+@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads. [1]")
+@click.pass_context
+def check_method(
+    context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
+) -> None:
+    """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
+    console = Console()
+    with console.status("loading the plugins"):
+        from clbench.discovery import find_plugins
+
+        found = find_plugins(plugins)
+    method = found.method(name)
+    options = method.resolve_options(parse_assignments(given))
+    method.build(options)
+    with console.status(f"checking {name} on two tiny tasks"):
+        import torch
+
+        from clbench.checking.battery import check_method
+
+        torch.set_num_threads(threads)
+        findings = check_method(found, method, options)
+    table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
+    for finding in findings:
+        table.add_row(
+            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"✓ {finding.note}", "green")
+        )
+    console.print(table)
+    context.exit(int(any(finding.fault for finding in findings)))

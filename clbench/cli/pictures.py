@@ -1,0 +1,75 @@
+"""The commands that draw: `clbench plot`, and `clbench report`, a page with pictures and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from clbench.cli.parameters import ledger_option, results_option, source_option, stream_option
+
+
+@click.command()
+@click.argument("kind", required=False)
+@click.argument("records", metavar="[RECORD]...", nargs=-1)
+@results_option
+@stream_option
+@click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG, SVG or PDF, by its suffix. [KIND.png]")
+def plot(
+    kind: str | None,
+    records: tuple[str, ...],
+    results: Path,
+    stream: str | None,
+    methods: tuple[str, ...],
+    output: Path | None,
+) -> None:
+    """Draw recorded runs; without a KIND, list the kinds of pictures.
+
+    RECORD is a path, or a name in the results folder; without one, all records of the folder are drawn. Runs of one method that
+    differ in order and seed alone are averaged, as on the leaderboard.
+    """
+    from clbench.errors import unknown
+    from clbench.records.files import read_record, record_paths
+    from clbench.reports.leaderboard import find_record
+    from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
+    from clbench.reports.plots.series import series_of
+
+    console = Console()
+    if kind is None:
+        for name, about in KINDS.items():
+            console.print(f"{name:10} {about}", highlight=False)
+        return
+    check_kind(kind)
+    file = output or Path(f"{kind}.png")
+    file_format(file)
+    paths = [find_record(name, results) for name in records] or record_paths(results)
+    found = {path: read_record(path) for path in paths}
+    known = {record.method.name for record in found.values()}
+    for name in methods:
+        if name not in known:
+            raise unknown("recorded method", name, sorted(known))
+    kept = {path: record for path, record in found.items() if record.method.name in (methods or known)}
+    save(draw(kind, series_of(kept, kind, stream)), file)
+    console.print(f"{file}", highlight=False, markup=False)
+
+
+@click.command()
+@results_option
+@stream_option
+@source_option
+@ledger_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), help="[report.html]")
+def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
+    """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
+    from clbench.atomic import write_atomically
+    from clbench.reports.published import read_ledger
+
+    console = Console()
+    with console.status("making the report"):
+        from clbench.reports.page import make_report
+
+        page = make_report(results, read_ledger(ledger), source, stream)
+    write_atomically(output, lambda path: path.write_text(page, "utf-8"))
+    console.print(f"{output}", highlight=False, markup=False)

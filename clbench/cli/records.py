@@ -1,0 +1,147 @@
+"""The commands that read records: `clbench show`, `leaderboard`, `compare` and `rescore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from clbench.cli.parameters import ledger_option, results_option, source_option, stream_option, style_option
+from clbench.data.catalogue import known_streams, task_specs
+from clbench.errors import unknown
+from clbench.records.summary import disagreement_text
+from clbench.reports.tables import show_sheet
+
+
+@click.command()
+@click.argument("record")
+@results_option
+def show(record: str, results: Path) -> None:
+    """Show one record (a path, or a name in the results folder): its scores after each task."""
+    from clbench.records.files import read_record
+    from clbench.reports.leaderboard import (
+        changed_options,
+        cost_text,
+        environment_text,
+        find_record,
+        matrix_table,
+        recipe_text,
+    )
+
+    content = read_record(find_record(record, results))
+    console = Console()
+    chosen = [content.stream.name, recipe_text(content), changed_options(content)]
+    console.print(f"{content.name}: {', '.join(filter(None, chosen))}", highlight=False)
+    console.print(f"{content.method.name}: score on each task (column) after learning (row)", highlight=False)
+    console.print(matrix_table(content))
+    measures = {"op": content.metrics.op, "bwt": content.metrics.bwt, "forgetting": content.metrics.forgetting}
+    values = [f"{name} {value:.2f}" for name, value in measures.items() if value is not None]
+    console.print(", ".join(values), highlight=False)
+    for text in filter(None, (disagreement_text(content), cost_text(content))):
+        console.print(text, highlight=False)
+    console.print(environment_text(content), highlight=False)
+    for note in content.notes:
+        console.print(note, highlight=False, markup=False)
+
+
+@click.command()
+@results_option
+@stream_option
+@style_option
+@click.option("--significance", is_flag=True, help="Intervals, p-values and ranks, from the stored answers.")
+@click.option("--published", is_flag=True, help="Beside published numbers: the same as `clbench compare`.")
+def leaderboard(results: Path, stream: str | None, style: str, significance: bool, published: bool) -> None:
+    """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
+    from clbench.records.files import read_records
+
+    known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
+    known |= {record.stream.name for record in read_records(results)} if stream and results.is_dir() else set()
+    if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
+        raise unknown("stream", stream, sorted(known))
+    if published:
+        show_comparison(Console(), results, stream, "rkif", None, style)
+    else:
+        show_leaderboard(Console(), results, stream, style, significance)
+
+
+def show_leaderboard(
+    console: Console, results: Path, stream: str | None, style: str = "table", significance: bool = False
+) -> None:
+    """Print the leaderboard of a results folder."""
+    from clbench.records.files import read_records
+    from clbench.reports.leaderboard import SIGNIFICANCE_NOTE, make_rows, render
+
+    rows = make_rows(read_records(results), stream)
+    if significance:
+        from clbench.reports.significance import assess  # here: numpy is slow to import
+
+        rows = assess(rows, results)
+    text = render(rows, style, console.width)
+    if isinstance(text, str):
+        click.echo(text)
+    else:
+        console.print(text)
+        if significance:
+            console.print(SIGNIFICANCE_NOTE, highlight=False, markup=False)
+
+
+@click.command()
+@results_option
+@stream_option
+@source_option
+@ledger_option
+@style_option
+def compare(results: Path, stream: str | None, source: str, ledger: Path | None, style: str) -> None:
+    """Set the recorded runs beside published numbers, and say what differs in protocol."""
+    show_comparison(Console(), results, stream, source, ledger, style)
+
+
+def show_comparison(
+    console: Console, results: Path, stream: str | None, source: str, ledger: Path | None, style: str
+) -> None:
+    """Print the recorded runs beside published numbers."""
+    from clbench.records.files import read_records
+    from clbench.reports.comparison import compare_rows, compare_sheet
+    from clbench.reports.leaderboard import make_rows
+    from clbench.reports.published import read_ledger
+
+    compared = compare_rows(make_rows(read_records(results), stream), read_ledger(ledger), source)
+    show_sheet(console, compare_sheet(compared), compared, style)
+
+
+@click.command()
+@click.argument("record")
+@results_option
+@click.option(
+    "--single", type=click.Path(path_type=Path), help="Folder with the tasks learned alone, for FWT. [the record's own]"
+)
+@click.option("--zero-shot", type=click.Path(path_type=Path), help="Record of a run that trained nothing, for FWT.")
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
+@style_option
+def rescore(
+    record: str, results: Path, single: Path | None, zero_shot: Path | None, plugins: tuple[Path, ...], style: str
+) -> None:
+    """Compute every measure of a record (a path, or a name in the results folder) again from its answers."""
+    from clbench.data.answer_scores import METRICS
+    from clbench.records.answers import answers_path, read_answers
+    from clbench.records.files import read_record, read_records
+    from clbench.reports.leaderboard import find_record
+    from clbench.reports.rescore import measures, normalisations, rescore_sheets
+
+    known = METRICS
+    if plugins:
+        from clbench.discovery import find_plugins
+
+        known = find_plugins(plugins).metrics
+    path = find_record(record, results)
+    content = read_record(path)
+    cells = read_answers(content, answers_path(path))
+    untrained = None if zero_shot is None else read_record(zero_shot)
+    found = measures(content, cells, read_records(single or path.parent), untrained, known)
+    variants = normalisations(content, cells, known)
+    values = [vars(one) for one in found]
+    values += [{"name": f"{one['metric']} {name}", "value": one[name]} for one in variants for name in ("op", "bwt")]
+    for number, sheet in enumerate(rescore_sheets(found, variants, path.name.removesuffix(".json"))):
+        if number == 0 or style in ("table", "md", "latex"):
+            show_sheet(Console(), sheet, values, style)

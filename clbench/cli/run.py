@@ -1,0 +1,147 @@
+"""The command that runs a method: `clbench run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from clbench.cli.parameters import parse_assignments, parse_seeds, plugin_option, results_option, set_option
+from clbench.cli.records import show_leaderboard
+from clbench.data.catalogue import known_streams
+from clbench.data.own_streams import check_metrics
+from clbench.data.streams import find_stream
+from clbench.data.tasks import Stream
+from clbench.errors import ClbenchError, unknown
+from clbench.options import Option
+from clbench.settings import Settings, list_settings, resolve_settings
+from clbench.spec import RunSpec
+
+_NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option per setting; unset ones are None."""
+    for name, option in reversed(list(list_settings().items())):
+        if name not in _NAMED_OTHERWISE:
+            flag = f"--{name.replace('_', '-')}"
+            shown = f"{option.note} [{option.default_text}]"
+            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.types == (bool,) else {}
+            command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
+    return command
+
+
+def _metavar(option: Option) -> str:
+    if option.types == (bool,):
+        return "[true|false]"
+    return "|".join([*map(str, option.choices), *(kind.__name__.upper() for kind in option.types)])
+
+
+@click.command()
+@click.option("--method", "method_name", required=True, help="The method's name (`clbench methods`).")
+@click.option("--order", help="The paper's order number, 1-8; several separated by commas.")
+@click.option(
+    "--stream",
+    help="A stream's name (long:1), a stream file of your own (my.toml), or task names separated by commas. [long:1]",
+)
+@set_option
+@click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
+@click.option("--seeds", default="1", help="How many seeds to run (3), or which (1,2,5). [1]")
+@plugin_option
+@results_option
+@click.option("--force", is_flag=True, help="Repeat a finished run; do not go on from a checkpoint.")
+@click.option("--save-adapter", is_flag=True, help="Save the trained adapter in PEFT format beside the record.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: steps, time, memory, disk.")
+@click.option(
+    "--log-maps",
+    is_flag=True,
+    help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
+)
+@setting_options
+def run(
+    method_name: str,
+    order: str | None,
+    stream: str | None,
+    given: tuple[str, ...],
+    preset: str | None,
+    seeds: str,
+    plugins: tuple[Path, ...],
+    results: Path,
+    force: bool,
+    save_adapter: bool,
+    dry_run: bool,
+    log_maps: bool,
+    **settings: str | None,
+) -> None:
+    """Run one method on one or several streams and print the leaderboard.
+
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise.
+    """
+    chosen = choose_streams(order, stream)
+    values = {name: value for name, value in settings.items() if value is not None}
+    resolved = [
+        resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset)
+        for one in chosen
+        for seed in parse_seeds(seeds)
+    ]
+    console = Console()
+    for one in chosen:
+        console.print(f"Stream {one}", highlight=False)
+    with console.status("loading the plugins"):
+        from clbench.discovery import find_plugins
+
+        found = find_plugins(plugins)
+    for one in chosen:
+        check_metrics(one, found.metrics)
+    method = found.method(method_name)
+    options = method.resolve_options(parse_assignments(given))
+    specs = [RunSpec(method.name, options, one) for one in resolved]
+    from clbench.running.opening import RunOpener
+
+    opener = RunOpener(found, results)
+    if dry_run:
+        from clbench.running.dry_run import show_dry_run
+
+        show_dry_run(console, specs, opener, force, save_adapter)
+        return
+    from clbench.running.grid import RunMaker
+
+    maker = RunMaker(console, opener, force, save_adapter, log_maps)
+    for spec in specs:
+        maker.make(spec)
+    show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
+
+
+def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting `data` of a user's stream: its file.
+
+    Raises:
+        ClbenchError: `--data` or `--layout` is given beside it.
+    """
+    if stream.read is None:
+        return {}
+    for name in ("data", "layout"):
+        if name in values:
+            raise ClbenchError(f"stream '{stream.name}' names its own files; leave out --{name}")
+    return {"data": str(stream.file)}
+
+
+def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
+    """Return the streams that `--order` or `--stream` asks for; the default is order 4.
+
+    Raises:
+        ClbenchError: both are given and differ, or one is unknown.
+    """
+    by_order = {str(known.order): known for known in known_streams().values()}
+    for number in (order or "").split(",") if order else []:
+        if number.strip() not in by_order:
+            raise unknown("order", number.strip(), by_order)
+    if order is None:
+        return [find_stream(stream or Settings.stream)]
+    chosen = [by_order[number.strip()] for number in order.split(",")]
+    if stream is not None and [find_stream(stream)] != chosen:
+        raise ClbenchError(f"--order {order} is {', '.join(s.name for s in chosen)}, not --stream {stream}; give one")
+    return chosen
