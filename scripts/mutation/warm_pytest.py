@@ -57,6 +57,7 @@ def serve(path: str) -> None:
                 os.dup2(null, 1)
                 os.dup2(null, 2)
                 flags = ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "mutation"]
+                flags += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # what is imported above, plugins among it
                 os._exit(int(pytest.main([*words, *flags])))
             _, status = os.waitpid(child, 0)
             client.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
