@@ -14,6 +14,7 @@ dropout. The default strength was chosen on validation rows (docs/results.md, "C
 another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -21,13 +22,19 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Example, Task, hookimpl
+from clbench.learning.learner import Learner
 from clbench.options import OnlyIf, Search
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"ewc": EWC}
+
+
+def zero() -> Tensor:
+    """Return what stands for F, anchor and constant before the first task."""
+    return torch.zeros(())
 
 
 @dataclass(eq=False)
@@ -55,13 +62,13 @@ class EWC:
     )
     fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all", Ge(1)] = None
     clip: Annotated[Literal["total", "task"], "clip the gradient with the penalty's, or the task's alone"] = "total"
-    fisher: Tensor | None = field(default=None, init=False)
-    anchor: Tensor | None = field(default=None, init=False)
-    constant: Tensor | None = field(default=None, init=False)
     tasks: int = field(default=0, init=False)
+    fisher: Tensor = field(default_factory=zero, init=False)
+    anchor: Tensor = field(default_factory=zero, init=False)
+    constant: Tensor = field(default_factory=zero, init=False)
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training = learner.training(task.train)
         weights = learner.weights
         for batch in training:
@@ -69,24 +76,22 @@ class EWC:
             if training.due:
                 if self.clip == "task":
                     training.clip()
-                if self.fisher is not None:
+                if self.tasks:
                     weights.grad.add_(self.penalty_gradient(weights.data))
                 training.apply(clip=self.clip == "total")
         penalty = float(self.penalty(weights.data))
         self.consolidate(self.estimate(learner, task.train), weights.copy())
         return {**training.stats, "penalty": penalty}
 
-    def penalty(self, theta):
+    def penalty(self, theta: Tensor) -> Tensor:
         """Return the penalty of a weight vector, a scalar."""
-        if self.fisher is None:
-            return torch.zeros(())
         return self.strength / 2 * ((self.fisher * (theta - self.anchor).square()).sum() + self.constant)
 
-    def penalty_gradient(self, theta):
+    def penalty_gradient(self, theta: Tensor) -> Tensor:
         """Return the penalty's gradient, shape (weights,)."""
         return (theta - self.anchor).mul_(self.fisher).mul_(self.strength)
 
-    def estimate(self, learner, rows):
+    def estimate(self, learner: Learner, rows: Sequence[Example]) -> Tensor:
         """Return F on rows of the task just learned: the mean of each row's squared gradient, without dropout."""
         if self.fisher_rows is not None and self.fisher_rows < len(rows):
             order = torch.randperm(len(rows), generator=learner.generator("fisher"))
@@ -94,10 +99,10 @@ class EWC:
         fisher = learner.passes.squared_gradients(rows)
         return fisher / fisher.mean().clamp_min(torch.finfo(fisher.dtype).tiny) if self.normalise else fisher
 
-    def consolidate(self, fisher, theta):
+    def consolidate(self, fisher: Tensor, theta: Tensor) -> None:
         """Take in the F of a task and the weights at its end."""
         self.tasks += 1
-        if self.fisher is None:
+        if self.tasks == 1:
             self.fisher, self.anchor, self.constant = fisher, theta, torch.zeros((), device=theta.device)
         elif self.form == "online":
             self.fisher, self.anchor = self.decay * self.fisher + fisher, theta

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
+from clbench.learning.learner import Learner
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"inclora": IncLoRA}
 
 
@@ -23,12 +24,12 @@ class IncLoRA:
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         learner.attached.add_blocks(self.past)
         return True
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if learner.task_index > 0:
             self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         training = learner.training(task.train)

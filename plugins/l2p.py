@@ -18,18 +18,19 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About
 from clbench.errors import ClbenchError
+from clbench.learning.learner import Learner
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
 from clbench.options import Search
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"l2p": L2P}
 
 
@@ -52,12 +53,12 @@ class L2P:
 
     about: ClassVar[About] = About(learning_rate="learning_rate")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.top > self.pool:
             raise ValueError(f"top={self.top} prompts cannot be chosen from a pool of {self.pool}")
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         if self.query == "encoder" and not learner.model.config.is_encoder_decoder:
             raise ClbenchError("method 'l2p': query=encoder needs a model with an encoder; use query=embedding")
         generator = learner.generator("pool")
@@ -69,12 +70,13 @@ class L2P:
         hook_prompt(learner.attached, partial(self.prompts, learner, pool), "before")
         return True
 
-    def prompts(self, learner, pool, ids, mask):
+    def prompts(self, learner: Learner, pool: "Pool", ids: Tensor, mask: Tensor) -> Tensor:
         """Return the prompts that a batch's rows chose, (batch, top * length, width)."""
-        return pool(self.ask(learner, ids, mask))
+        chosen: Tensor = pool(self.ask(learner, ids, mask))
+        return chosen
 
     @torch.no_grad()
-    def ask(self, learner, ids, mask):
+    def ask(self, learner: Learner, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the queries (batch, width), without dropout and gradient, and without prompt: no hook sees `forward`."""
         if self.query == "embedding" or not learner.model.config.is_encoder_decoder:
             return masked_mean(learner.model.get_input_embeddings()(ids), mask)
@@ -87,8 +89,8 @@ class L2P:
             encoder.train(training)
 
     @hookimpl
-    def learn_task(self, learner, task):
-        pool, total = learner.attached.parts["pool"], torch.zeros((), device=learner.device)
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
+        pool, total = learner.attached.part(Pool), torch.zeros((), device=learner.device)
         pool.chosen = torch.zeros(self.pool, device=learner.device)
         training = learner.training(task.train, learning_rate=self.learning_rate)
         for batch in training:
@@ -107,13 +109,14 @@ class Pool(nn.Module):
         chosen: how often each key was chosen in training.
     """
 
-    def __init__(self, prompts, keys, top, batchwise=False):
+    def __init__(self, prompts: Tensor, keys: Tensor, top: int, batchwise: bool = False) -> None:
         super().__init__()
         self.prompts, self.keys = nn.Parameter(prompts), nn.Parameter(keys)
         self.top, self.batchwise = top, batchwise
-        self.similarity = self.chosen = None
+        self.similarity = torch.zeros(())
+        self.chosen: Tensor | None = None
 
-    def forward(self, queries):
+    def forward(self, queries: Tensor) -> Tensor:
         """Return prompts (batch, top * length, width) for queries (batch, width)."""
         cosine = functional.normalize(queries.float(), dim=1) @ functional.normalize(self.keys, dim=1).T
         indices = cosine.topk(self.top, 1).indices
@@ -127,7 +130,7 @@ class Pool(nn.Module):
         return self.prompts[indices].flatten(1, 2)
 
 
-def masked_mean(states, mask):
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of states (batch, tokens, width) over the tokens of the mask, in float32."""
     weights = mask[..., None].float()
     return (states.float() * weights).sum(1) / weights.sum(1)

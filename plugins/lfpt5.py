@@ -13,18 +13,19 @@ constant rate stands for Adafactor at 0.5. The separator is one token in the rel
 of the sampling passes over them. `--save-adapter` writes `parts.safetensors` with `prompt.vectors` (length, width).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Interval
-from torch import nn
+from torch import Tensor, nn
 
-from clbench import hookimpl
+from clbench import Example, Task, hookimpl
 from clbench.about import About
 from clbench.answering.asker import Sampling
-from clbench.data.tasks import Example
 from clbench.encoding.batches import IGNORED
+from clbench.learning.learner import Learner
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
 from clbench.options import Search, Unless
 
@@ -35,7 +36,7 @@ TOP_K, REPETITION_PENALTY = 64, 2.5  # of the sampling
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"lfpt5": LFPT5}
 
 
@@ -63,16 +64,16 @@ class LFPT5:
     about: ClassVar[About] = About(learning_rate="learning_rate")
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         prompt = Prompt(vocabulary_rows(learner.backbone, self.prompt_length, learner.generator("prompt"), FREQUENT))
         learner.attached.add_part("prompt", prompt)
         hook_prompt(learner.attached, lambda ids, mask: prompt.vectors.expand(len(ids), -1, -1), "after")
         return True
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if not self.past:
-            learner.attached.parts["prompt"].start(learner, ["sentence classification", task.name, *task.labels])
+            learner.attached.part(Prompt).start(learner, ["sentence classification", task.name, *task.labels])
         teacher = learner.weights.copy()
         written = [(about["name"], row) for about in self.past for row in self.write(learner, about)]
         rows = [*task.train, *(row for _, row in written)]
@@ -91,7 +92,7 @@ class LFPT5:
         self.past.append({**about, "max_answer": first.max_answer})
         return {**training.stats, "written": len(written)}
 
-    def lesson(self, learner, name, row):
+    def lesson(self, learner: Learner, name: str, row: Example) -> Example:
         """Return the example that teaches to write a row of a task; of a long passage its beginning."""
         most = self.write_length
         if learner.feed.encoder.max_target is not None:
@@ -100,9 +101,9 @@ class LFPT5:
         text = row.passage if len(places) <= most else row.passage[: places[most - 1][1]]
         return Example(f"generate {name}", "", f"{text} {SEPARATOR} {row.target}", "", (), most + ANSWER_ROOM)
 
-    def write(self, learner, about):
+    def write(self, learner: Learner, about: Mapping[str, Any]) -> list[Example]:
         """Return at most `pseudo_per_class` written rows a class of an earlier task; fewer where they are not found."""
-        found = {label: [] for label in about["labels"]} or {None: []}
+        found: dict[str, list[Example]] = {label: [] for label in about["labels"] or [""]}
         question = Example(f"generate {about['name']}", "", "", "", (), self.write_length + ANSWER_ROOM)
         left = self.samples_per_class * len(found)
         while left > 0 and any(len(rows) < self.pseudo_per_class for rows in found.values()):
@@ -113,10 +114,10 @@ class LFPT5:
                 parsed = parse(text, about["labels"])
                 if parsed is not None:
                     row = Example(about["head"], parsed[0], parsed[1], about["tail"], (), about["max_answer"])
-                    found[parsed[1] if about["labels"] else None].append(row)
+                    found[parsed[1] if about["labels"] else ""].append(row)
         return [row for rows in found.values() for row in rows[: self.pseudo_per_class]]
 
-    def divergence(self, learner, rows, teacher):
+    def divergence(self, learner: Learner, rows: Sequence[Example], teacher: Tensor) -> Tensor:
         """Return KL(teacher || student) summed over the rows' target tokens and the vocabulary, a scalar.
 
         Args:
@@ -135,12 +136,12 @@ class LFPT5:
 class Prompt(nn.Module):
     """The soft prompt, vectors of shape (length, width)."""
 
-    def __init__(self, vectors):
+    def __init__(self, vectors: Tensor) -> None:
         super().__init__()
         self.vectors = nn.Parameter(vectors)
 
     @torch.no_grad()
-    def start(self, learner, texts):
+    def start(self, learner: Learner, texts: Sequence[str]) -> None:
         """Set the first vectors to the mean embeddings of texts."""
         table = learner.model.get_input_embeddings().weight
         for vector, text in zip(self.vectors, texts, strict=False):
@@ -148,7 +149,7 @@ class Prompt(nn.Module):
             vector.copy_(table[torch.tensor(ids, device=table.device)].float().mean(0))
 
 
-def parse(text, labels):
+def parse(text: str, labels: Sequence[str]) -> tuple[str, str] | None:
     """Return text and label of a written row, or None: one separator, some text, and a legal label are required."""
     parts = [part.strip() for part in text.split(SEPARATOR)]
     if len(parts) != 2 or not all(parts) or (labels and parts[1] not in labels):

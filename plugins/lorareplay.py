@@ -10,14 +10,16 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About, Ratio
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
+from clbench.learning.training import Training
 from clbench.options import OnlyIf, Search
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"lorareplay": LoRAReplay}
 
 
@@ -44,7 +46,7 @@ class LoRAReplay:
     about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if self.mix == "interleave" and self.memory:
             training = self.interleave(learner, task)
         else:
@@ -54,7 +56,7 @@ class LoRAReplay:
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "remembered": len(self.memory)}
 
-    def interleave(self, learner, task):
+    def interleave(self, learner: Learner, task: Task) -> Training:
         """Alternate windows of new and remembered batches; return the phase."""
         training = learner.training(task.train)
         replay = training.alongside(self.memory.examples, optimizer="shared")

@@ -10,6 +10,7 @@ default; what validation rows chose for the embedded backbone is in docs/results
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
@@ -17,18 +18,21 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Interval
 from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About, Ratio
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
+from clbench.learning.training import Training
 from clbench.options import OnlyIf, Search
 
 FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"migu": MIGU}
 
 
@@ -63,12 +67,12 @@ class MIGU:
     about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @property
-    def part(self):
+    def part(self) -> float:
         """The part of the rows that stays."""
         return FROZEN[self.base] if self.frozen is None else self.frozen
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training = learner.training(task.train + self.memory.examples)
         if learner.task_index == 0 and self.skip_first_task:
             for batch in training:
@@ -80,7 +84,7 @@ class MIGU:
             self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "remembered": len(self.memory)}
 
-    def learn_masked(self, learner, training, magnitudes):
+    def learn_masked(self, learner: Learner, training: Training, magnitudes: "Magnitudes") -> None:
         """Train with a new mask at each step."""
         weights = learner.weights
         for batch in training:
@@ -96,7 +100,7 @@ class MIGU:
                 training.apply()
                 weights.assign(torch.where(mask, weights.data, before))
 
-    def keep(self, magnitudes):
+    def keep(self, magnitudes: Tensor) -> Tensor:
         """Return which rows are updated, as booleans, from the magnitudes (matrices, rows)."""
         if self.rows == "random":
             magnitudes = torch.rand_like(magnitudes)
@@ -113,7 +117,7 @@ class Magnitudes:
         of_matrix: the same by parameter name, as views.
     """
 
-    def __init__(self, learner):
+    def __init__(self, learner: Learner) -> None:
         shapes = {name: view.shape for name, view in learner.weights.views(learner.weights.data).items()}
         rows, columns = (torch.tensor(sizes) for sizes in zip(*shapes.values(), strict=True))
         self.sums = torch.zeros(int(rows.sum()), device=learner.device)
@@ -127,7 +131,7 @@ class Magnitudes:
 
     @classmethod
     @contextmanager
-    def watching(cls, learner):
+    def watching(cls, learner: Learner) -> Iterator["Magnitudes"]:
         """Watch the model's training passes within a `with` block."""
         magnitudes, handles = cls(learner), []
         for name, layer in learner.model.named_modules():
@@ -142,7 +146,7 @@ class Magnitudes:
             for handle in handles:
                 handle.remove()
 
-    def mask(self, keep):
+    def mask(self, keep: Callable[[Tensor], Tensor]) -> Tensor:
         """Return which weights are updated, shape (weights,), and start the sums anew."""
         kept = torch.empty_like(self.sums, dtype=torch.bool)
         for rows in self.groups:
@@ -151,14 +155,14 @@ class Magnitudes:
         return kept[self.row_of_weight]
 
 
-def adder(sums, following=None):
+def adder(sums: Tensor, following: nn.Linear | None = None) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
     """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows.
 
     Args:
         following: a linear layer that takes those outputs; its outputs are added in their place.
     """
 
-    def add(layer, inputs, output):
+    def add(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         if layer.training:
             with torch.no_grad():
                 if following is not None:

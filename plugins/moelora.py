@@ -11,22 +11,25 @@ is left out. `--save-adapter` writes the experts as a PEFT adapter, block i bein
 `parts.safetensors` as `router.layers.N.weight`, (experts, inputs) of the N-th adapted layer; `Attached.load` reads both.
 """
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
-from torch import nn
+from torch import Tensor, nn
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.encoding.batches import IGNORED, Batch
 from clbench.errors import ClbenchError
+from clbench.learning.learner import Learner
+from clbench.model.lora_blocks import Blocks
 from clbench.options import Search, Unless
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"moelora": MoELoRA}
 
 
@@ -55,7 +58,7 @@ class MoELoRA:
     ] = "random"
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         experts, rank = self.experts or learner.stream_length, learner.settings.lora_rank
         if (self.top_k or 1) > experts:
             raise ClbenchError(f"method 'moelora': top_k={self.top_k}, but there are {experts} experts")
@@ -66,25 +69,25 @@ class MoELoRA:
         blocks = learner.attached.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)
         router = Router([layer.in_features for layer in blocks.layers.values()], experts, self.top_k)
         if self.router_start == "zero":
-            for layer in router.layers:
-                nn.init.zeros_(layer.weight)
+            for weight in router.parameters():
+                nn.init.zeros_(weight)
         learner.attached.add_part("router", router)
         blocks.gate = router
         if self.load_balance:
-            router.reads = what_layers_read(learner, blocks)
+            router.reads = what_layers_read(learner, blocks, router)
         return True
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training = learner.training(task.train)
         for batch in training:
             training.step(self.balanced_loss(learner, batch) if self.load_balance else learner.loss(batch))
         return training.stats
 
-    def balanced_loss(self, learner, batch):
+    def balanced_loss(self, learner: Learner, batch: Batch) -> Tensor:
         """Return the cross-entropy plus the weighted load-balance loss over the tokens that are no padding."""
         prompt, answer = batch.attention_mask.bool(), batch.labels != IGNORED
-        with learner.attached.parts["router"].watched(prompt, answer) as losses:
+        with learner.attached.part(Router).watched(prompt, answer) as losses:
             loss = learner.loss(batch)
         return loss + self.load_balance * torch.stack(losses).mean()
 
@@ -92,17 +95,17 @@ class MoELoRA:
 class Router(nn.Module):
     """The routers of all adapted layers: from a layer's number and input to its experts' weights, token by token."""
 
-    def __init__(self, inputs, experts, top_k=None):
+    def __init__(self, inputs: Sequence[int], experts: int, top_k: int | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(size, experts, bias=False) for size in inputs)  # add_blocks has seeded it
         self.top_k = top_k
-        self.reads = {}  # by a layer's number: "prompt", "answer" or "both", one after the other
-        self.masks = {}
-        self.losses = []
+        self.reads: dict[int, str] = {}  # by a layer's number: "prompt", "answer" or "both", one after the other
+        self.masks: dict[str, Tensor] = {}
+        self.losses: list[Tensor] = []
 
-    def forward(self, number, x):
+    def forward(self, number: int, x: Tensor) -> Tensor:
         """Return weights (batch, tokens, experts) that sum to 1, for x of shape (batch, tokens, inputs)."""
-        logits = self.layers[number](x.float())
+        logits: Tensor = self.layers[number](x.float())
         kept = logits
         if self.top_k is not None:
             best = logits.topk(self.top_k).indices
@@ -114,7 +117,7 @@ class Router(nn.Module):
         return weights
 
     @contextmanager
-    def watched(self, prompt, answer):
+    def watched(self, prompt: Tensor, answer: Tensor) -> Iterator[list[Tensor]]:
         """Collect every layer's load-balance loss within a `with` block, over the tokens that count, (batch, tokens) each."""
         self.masks = {"prompt": prompt, "answer": answer, "both": torch.cat([prompt, answer], 1)}
         self.losses = []
@@ -124,13 +127,14 @@ class Router(nn.Module):
             self.masks, self.losses = {}, []
 
 
-def what_layers_read(learner, blocks):
+def what_layers_read(learner: Learner, blocks: Blocks, router: Router) -> dict[int, str]:
     """Return by its number what each adapted layer reads, seen once on a prompt of 3 tokens and an answer of 2."""
-    seen, router = {}, blocks.gate
+    seen: dict[int, str] = {}
 
-    def note(number, x):
+    def note(number: int, x: Tensor) -> Tensor:
         seen[number] = {3: "prompt", 2: "answer", 5: "both"}[x.shape[1]]
-        return router(number, x)
+        weights: Tensor = router(number, x)
+        return weights
 
     prompt, answer = (torch.full((1, size), learner.tokenizer.eos_token_id, device=learner.device) for size in (3, 2))
     blocks.gate = note
@@ -140,7 +144,7 @@ def what_layers_read(learner, blocks):
     return seen
 
 
-def load_balance(probabilities, sent, mask):
+def load_balance(probabilities: Tensor, sent: Tensor, mask: Tensor) -> Tensor:
     """Return experts * sum_i f_i P_i: 1 where the load is even, the number of experts where one takes all.
 
     Args:

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About
+from clbench.learning.learner import Learner
+from clbench.running.protocol import Run
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"mtl": MTL}
 
 
@@ -18,14 +20,14 @@ class MTL:
     about: ClassVar[About] = About(upper_bound=True)
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training = learner.training(task.train)
         for batch in training:
             training.step(learner.loss(batch))
         return training.stats
 
     @hookimpl
-    def run_stream(self, run):
+    def run_stream(self, run: Run) -> bool:
         by_name = sorted(run.tasks, key=lambda task: task.name)  # one list of rows for every order of the stream
         rows = tuple(example for task in by_name for example in task.train)
         run.learn(replace(run.tasks[-1], name="all tasks", train=rows), 0)

@@ -10,6 +10,7 @@ layers, ranks or tasks, and B is not in the first. The penalties enter once an o
 micro-batches (the release: once a micro-batch). The released per-task schedules of the lambdas are not reproduced.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -17,12 +18,13 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
+from clbench.learning.learner import Learner
 from clbench.options import Search, Unless
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"olora": OLoRA}
 
 
@@ -40,12 +42,12 @@ class OLoRA:
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         learner.attached.add_blocks(self.past)
         return True
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if learner.task_index > 0:
             self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         training, weights = learner.training(task.train), learner.weights
@@ -64,7 +66,7 @@ class OLoRA:
             ** 0.5,
         }
 
-    def add_gradient(self, weights, positions, gradient):
+    def add_gradient(self, weights: Tensor, positions: Mapping[str, Tensor], gradient: Tensor) -> None:
         """Add the penalties' gradient, in float32 and one batched product per size; A and B that are 0 get none."""
         for key, index in positions.items():
             new = weights[index].float()
@@ -77,7 +79,7 @@ class OLoRA:
                 norms = torch.linalg.matrix_norm(new, keepdim=True)
                 gradient[index] += self.lambda2 * new / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
-    def orthogonality(self, weights, positions):
+    def orthogonality(self, weights: Tensor, positions: Mapping[str, Tensor]) -> Tensor:
         """Return the sum over layers of |A_past A^T| (or its squares), not yet weighted; 0 in the first task."""
         total = torch.zeros((), device=weights.device)
         for key, old in self.past.items():

@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge, Interval
+from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.learning.importance import Importance, top_mask
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
+from clbench.learning.training import Training
+from clbench.model.weights import Weights
 from clbench.options import Search
 
 SMOOTHING = Interval(ge=0, lt=1), Search(0.0, 0.95)
+Share = Tensor | float  # of a task vector: for each weight, or for all
 
 
 @dataclass(eq=False)
@@ -46,7 +51,7 @@ class RecurrentKIF:
     memory: Memory = field(default_factory=Memory, init=False)
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training, fusions = learner.training(task.train), 0
         if self.memory:
             fusions = self.learn_in_windows(learner, training)
@@ -56,7 +61,7 @@ class RecurrentKIF:
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "fusions": fusions, "remembered": len(self.memory)}
 
-    def learn_in_windows(self, learner, training):
+    def learn_in_windows(self, learner: Learner, training: Training) -> int:
         """Close each window of K steps by a fusion; steps left over at the end are not fused. Return the fusions."""
         replay = self.replay(learner, training)
         inner, outer = self.follow(self.inner_smoothing), self.follow(self.outer_smoothing)
@@ -67,7 +72,7 @@ class RecurrentKIF:
                 start, fusions = learner.weights.copy(), fusions + 1
         return fusions
 
-    def fuse(self, learner, replay, start, inner, outer):
+    def fuse(self, learner: Learner, replay: Training, start: Tensor, inner: Importance, outer: Importance) -> None:
         """Take the outer steps and set the weights to the fusion of both task vectors."""
         weights = learner.weights
         tau_in = weights.data - start  # eq. 2
@@ -78,18 +83,18 @@ class RecurrentKIF:
         weights.assign(start + share_in * tau_in + share_out * tau_out)  # eq. 9
         inner.restart()
 
-    def start_outer(self, weights, start):
+    def start_outer(self, weights: Weights, start: Tensor) -> Tensor:
         """Return the weights that the outer steps start from: theta_b(K)."""
         return weights.copy()
 
-    def take_outer_steps(self, learner, replay, outer):
+    def take_outer_steps(self, learner: Learner, replay: Training, outer: Importance) -> Tensor:
         """Take M steps on the memory; return its importance, which is measured at theta_b(K), before the first."""
         for number in range(self.outer_steps):
             for batch in replay.take(1):
                 self.step(learner, replay, learner.loss(batch), outer if number == 0 else None)
         return outer.score
 
-    def step(self, learner, phase, loss, importance):
+    def step(self, learner: Learner, phase: Training, loss: Tensor, importance: Importance | None) -> bool:
         """Take a loss; when it completes an optimizer step, feed the importance (unless None) and return True."""
         phase.backward(loss)
         if not phase.due:
@@ -99,18 +104,18 @@ class RecurrentKIF:
         phase.apply()
         return True
 
-    def raw_importance(self, weights, gradient):
+    def raw_importance(self, weights: Tensor, gradient: Tensor) -> Tensor:
         """Return the importance of each weight at one point (eq. 3)."""
         return (weights * gradient).abs()
 
-    def shares(self, inner, outer, weights):
+    def shares(self, inner: Tensor, outer: Tensor, weights: Weights) -> tuple[Share, Share]:
         """Return how much of tau_in and of tau_out each weight takes, from the two importance scores (eq. 8)."""
         return top_mask(inner, self.top), top_mask(outer, self.top)
 
-    def replay(self, learner, training):
+    def replay(self, learner: Learner, training: Training) -> Training:
         """Return the phase of the outer steps: an AdamW of its own, at the rate of the inner one."""
         return training.alongside(self.memory.examples)
 
-    def follow(self, smoothing):
+    def follow(self, smoothing: float) -> Importance:
         """Return what follows an importance over the steps (eq. 4)."""
         return Importance(smoothing)

@@ -5,6 +5,7 @@ not reproduced (empty adapters, test rows in the validation set). By default eve
 page overrides a step at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -12,11 +13,15 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Example, Task, hookimpl
 from clbench.about import About, Ratio
 from clbench.learning.importance import Importance, min_max, top_mask
+from clbench.learning.learner import Learner
+from clbench.learning.training import Training
+from clbench.model.weights import Weights
 from clbench.options import OnlyIf, Search, Unless
-from clbench.plugins.rkif import SMOOTHING, RecurrentKIF
+
+from .rkif import SMOOTHING, RecurrentKIF, Share  # mypy knows this folder by another name
 
 RELEASE = {
     "score": "mean_times_spread",
@@ -36,7 +41,7 @@ MEASURED_ANEW = OnlyIf(outer_importance="current")
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"rkif": RecurrentKIFVariants}
 
 
@@ -111,30 +116,30 @@ class RecurrentKIFVariants(RecurrentKIF):
         memory=Ratio("memory_ratio"),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.score == "mean_times_spread" and 0 in (self.inner_smoothing, self.outer_smoothing):
             raise ValueError("without smoothing the deviation is zero: use score=mean")
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         report = super().learn_task(learner, task)
         if self.outer_importance == "static" and task.name in self.memory.of_task:
             self.measure_once(learner, self.memory.of_task[task.name])
         return report
 
-    def measure_once(self, learner, remembered):
+    def measure_once(self, learner: Learner, remembered: Sequence[Example]) -> None:
         """-DIE: take the importance of a finished task, on its memory at its last weights, into the static one."""
         gradient = learner.passes.mean_gradient(remembered)
         scaled = min_max(self.raw_importance(learner.weights.data, gradient))
         tasks = len(self.memory.of_task)
         self.static = scaled if self.static is None else self.static + (scaled - self.static) / tasks
 
-    def start_outer(self, weights, start):
+    def start_outer(self, weights: Weights, start: Tensor) -> Tensor:
         if self.outer_start == "window":
             weights.assign(start)
         return super().start_outer(weights, start)
 
-    def take_outer_steps(self, learner, replay, outer):
+    def take_outer_steps(self, learner: Learner, replay: Training, outer: Importance) -> Tensor:
         for number in range(self.outer_steps):
             observe = self.static is None and (number == 0 or self.outer_update == "step")
             for batch in replay.take(1):
@@ -142,7 +147,7 @@ class RecurrentKIFVariants(RecurrentKIF):
                 self.step(learner, replay, loss, outer if observe else None)
         return outer.score if self.static is None else self.static
 
-    def step(self, learner, phase, loss, importance):
+    def step(self, learner: Learner, phase: Training, loss: Tensor, importance: Importance | None) -> bool:
         if self.measured == "before_step":
             return super().step(learner, phase, loss, importance)
         taken = super().step(learner, phase, loss, None)
@@ -150,10 +155,10 @@ class RecurrentKIFVariants(RecurrentKIF):
             importance.update(self.raw_importance(learner.weights.data, learner.weights.grad))
         return taken
 
-    def raw_importance(self, weights, gradient):
+    def raw_importance(self, weights: Tensor, gradient: Tensor) -> Tensor:
         return super().raw_importance(weights, gradient) if self.importance == "weight_gradient" else gradient.abs()
 
-    def shares(self, inner, outer, weights):
+    def shares(self, inner: Tensor, outer: Tensor, weights: Weights) -> tuple[Share, Share]:
         if self.merge == "all":
             return 1.0, 1.0
         if self.merge == "scalar":
@@ -170,18 +175,18 @@ class RecurrentKIFVariants(RecurrentKIF):
             return mask_in & ~mask_out, mask_out & ~mask_in
         return mask_in, mask_out
 
-    def mask(self, scores, weights):
+    def mask(self, scores: Tensor, weights: Weights) -> Tensor:
         """Return which weights are important enough."""
         groups = weights.positions_by_size if self.scope == "tensor" else None
         return top_mask(scores, self.top, self.ties == "out", groups)
 
-    def replay(self, learner, training):
+    def replay(self, learner: Learner, training: Training) -> Training:
         rate = self.outer_learning_rate
         if rate is None and self.window is None:
             rate = learner.settings.learning_rate  # the schedule has ended by then
         return training.alongside(self.memory.examples, self.outer_optimizer, rate)
 
-    def follow(self, smoothing):
+    def follow(self, smoothing: float) -> Importance:
         kind = Importance if self.restart_inner else Lasting
         return kind(smoothing, self.score == "mean_times_spread")
 
@@ -189,5 +194,5 @@ class RecurrentKIFVariants(RecurrentKIF):
 class Lasting(Importance):
     """An importance that goes on from one window to the next."""
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget nothing."""

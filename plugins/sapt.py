@@ -20,6 +20,7 @@ development rows are its test rows), and over examples, not over batches.
 `attention.norm.weight`, `attention.norm.bias`. `Attached.load` reads them into a learner that this method attached itself to.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -29,11 +30,12 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import hookimpl
+from clbench import Example, Task, hookimpl
 from clbench.about import About, Ratio
 from clbench.answering.asker import Sampling
-from clbench.data.tasks import Example
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
+from clbench.learning.stopwatch import Cost
 from clbench.model.soft_prompts import hook_reading
 from clbench.options import OnlyIf, Search, Unless
 
@@ -42,7 +44,7 @@ TOP_K = 20  # likeliest tokens that it draws from
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"sapt": SAPT}
 
 
@@ -87,7 +89,7 @@ class SAPT:
     about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
-    def attach(self, learner):
+    def attach(self, learner: Learner) -> bool:
         blocks = learner.attached.add_blocks(self.past)
         width = learner.model.get_input_embeddings().embedding_dim
         attention = SharedAttention(width, self.bottleneck, self.query, self.temperature, self.keys)
@@ -98,12 +100,12 @@ class SAPT:
         return True
 
     @staticmethod
-    def look(learner, attention, ids, mask):
+    def look(learner: Learner, attention: "SharedAttention", ids: Tensor, mask: Tensor) -> None:
         """Attend over the blocks before the model reads its prompts."""
         attention.shares = attention(summarise(learner, ids, mask)).exp()
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if learner.task_index > 0:
             self.start_block(learner)
         reflection = reflection_on(learner, self.means, self.memory) if self.reflection else None
@@ -131,16 +133,16 @@ class SAPT:
             "remembered": len(self.memory),
         }
 
-    def start_block(self, learner):
+    def start_block(self, learner: Learner) -> None:
         """Freeze block and key of the last task and begin new ones; g goes on."""
-        attention = learner.attached.parts["attention"]
+        attention = learner.attached.part(SharedAttention)
         self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         self.keys = torch.cat([attention.past_keys, attention.key.detach()[None]])
         attention.past_keys = self.keys
         key = torch.empty(attention.key.shape).uniform_(-1, 1, generator=learner.generator("key"))
         attention.key.data.copy_(key)
 
-    def generate(self, learner, task):
+    def generate(self, learner: Learner, task: Task) -> tuple[Example, ...]:
         """Return inputs that a LoRA adapter of its own, trained on the task's inputs, writes, without empty ones."""
         weights, settings, rows = learner.weights.copy(), learner.settings, len(task.train)
         learner.attached.detach()
@@ -159,7 +161,7 @@ class SAPT:
             self.attach(learner)
             learner.weights.assign(weights)
 
-    def write(self, writer, task, count):
+    def write(self, writer: Learner, task: Task, count: int) -> tuple[Example, ...]:
         """Train the writer on instructions with their passages; return `count` of its texts as examples."""
         rows = tuple(Example(GENERATE, "", f"{row.head}{row.passage}", "") for row in task.train)
         training = writer.training(rows)
@@ -174,7 +176,17 @@ class SAPT:
 class SharedAttention(nn.Module):
     """Keys of all blocks and the query projection g: from summaries of examples to log-attention over blocks."""
 
-    def __init__(self, width, bottleneck=100, query="code", temperature=1.0, past_keys=None):
+    past_keys: Tensor
+    shares: Tensor  # of the batch whose prompts were read last
+
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int = 100,
+        query: Literal["code", "paper"] = "code",
+        temperature: float = 1.0,
+        past_keys: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.down = nn.Linear(width, bottleneck, bias=False)  # seeded by `add_blocks`, as is the key
         self.up = nn.Linear(bottleneck, width, bias=False)
@@ -182,16 +194,16 @@ class SharedAttention(nn.Module):
         self.key = nn.Parameter(torch.empty(width).uniform_(-1, 1))
         self.register_buffer("past_keys", torch.zeros(0, width) if past_keys is None else past_keys)
         self.query, self.scale = query, temperature * width**0.5
-        self.shares = None
 
-    def forward(self, summaries):
+    def forward(self, summaries: Tensor) -> Tensor:
         """Return log a, shape (..., blocks), oldest block first, for summaries (..., width)."""
         inner = self.down(summaries)
         query = functional.silu(self.up(inner)) if self.query == "code" else self.up(functional.silu(inner))
         keys = torch.cat([self.past_keys, self.key[None]])
-        return (self.norm(query) @ keys.T / self.scale).log_softmax(-1)
+        attention: Tensor = (self.norm(query) @ keys.T / self.scale).log_softmax(-1)
+        return attention
 
-    def weigh(self, number, x):
+    def weigh(self, number: int, x: Tensor) -> Tensor:
         """Return the attention of the batch whose prompts were read last, for every layer and token."""
         return self.shares[:, None]
 
@@ -205,22 +217,33 @@ class Reflection:
         size: rows of each earlier task a step; all of them where there are fewer.
     """
 
-    def __init__(self, attention, summaries, targets, size, generator, cost):
+    def __init__(
+        self,
+        attention: SharedAttention,
+        summaries: list[Tensor],
+        targets: Tensor,
+        size: int,
+        generator: torch.Generator,
+        cost: Cost,
+    ) -> None:
         self.attention, self.targets, self.size, self.generator, self.cost = attention, targets, size, generator, cost
         self.counts = [len(rows) for rows in summaries]
         self.summaries = torch.cat(summaries)
         self.shares = torch.tensor([1 / min(size, count) for count in self.counts], device=self.summaries.device)
 
-    def draw(self):
+    def draw(self) -> tuple[Tensor, Tensor]:
         """Return the positions of a batch's rows, without repetition within a task, and the task of each."""
-        rows, tasks, start = [], [], 0
+        rows: list[Tensor] = []
+        tasks: list[Tensor] = []
+        start = 0
         for task, count in enumerate(self.counts):
             rows.append(start + torch.randperm(count, generator=self.generator)[: self.size])
             tasks.append(torch.full_like(rows[-1], task))
             start += count
-        return (torch.cat(parts).to(self.summaries.device) for parts in (rows, tasks))
+        device = self.summaries.device
+        return torch.cat(rows).to(device), torch.cat(tasks).to(device)
 
-    def divergence(self):
+    def divergence(self) -> Tensor:
         """Return the sum over earlier tasks of the mean KL(target || attention) over a batch of the task's inputs."""
         rows, tasks = self.draw()
         self.cost.rows += len(rows)
@@ -229,12 +252,12 @@ class Reflection:
         return (moved * self.shares[tasks]).sum()
 
 
-def reflection_on(learner, means, memory):
+def reflection_on(learner: Learner, means: Mapping[str, Tensor], memory: Memory) -> Reflection | None:
     """Return the reflection on all earlier tasks of which there are inputs; None if there are none."""
     names = [name for name in means if memory.of_task.get(name)]
     if not names:
         return None
-    attention = learner.attached.parts["attention"]
+    attention = learner.attached.part(SharedAttention)
     blocks = len(attention.past_keys) + 1
     targets = torch.stack([functional.pad(means[name], (0, blocks - len(means[name]))) for name in names])
     summaries = [summaries_of(learner, memory.of_task[name]) for name in names]
@@ -242,24 +265,25 @@ def reflection_on(learner, means, memory):
     return Reflection(attention, summaries, targets, size, generator, learner.cost)
 
 
-def divergence(target, log_found):
+def divergence(target: Tensor, log_found: Tensor) -> Tensor:
     """Return KL(target || found) over the last axis; where the target is 0, it counts 0."""
     return (torch.xlogy(target, target) - target * log_found).sum(-1)
 
 
-def summarise(learner, input_ids, attention_mask):
+def summarise(learner: Learner, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the maximum over an input's tokens, not its padding, of the frozen embeddings: (batch, width), float32."""
     with torch.no_grad():
-        embedded = learner.model.get_input_embeddings()(input_ids).float()
+        embedded: Tensor = learner.model.get_input_embeddings()(input_ids).float()
         return embedded.masked_fill(attention_mask[..., None] == 0, float("-inf")).amax(1)
 
 
-def summaries_of(learner, examples):
+def summaries_of(learner: Learner, examples: Sequence[Example]) -> Tensor:
     """Return the summaries of examples, (examples, width), in the order of their lengths."""
     return torch.cat([summarise(learner, b.input_ids, b.attention_mask) for b in learner.feed.once(examples)])
 
 
-def mean_attention(learner, examples):
+def mean_attention(learner: Learner, examples: Sequence[Example]) -> Tensor:
     """Return the mean attention over examples, shape (blocks,)."""
     with torch.no_grad():
-        return learner.attached.parts["attention"](summaries_of(learner, examples)).exp().mean(0)
+        attention: Tensor = learner.attached.part(SharedAttention)(summaries_of(learner, examples))
+        return attention.exp().mean(0)

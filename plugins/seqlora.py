@@ -2,12 +2,13 @@
 
 from typing import ClassVar
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About
+from clbench.learning.learner import Learner
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"seqlora": SeqLoRA}
 
 
@@ -17,7 +18,7 @@ class SeqLoRA:
     about: ClassVar[About] = About(learns_plainly=True)
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         training = learner.training(task.train)
         for batch in training:
             training.step(learner.loss(batch))

@@ -14,6 +14,7 @@ a unit among the top 20% for the new task alone is taken (1), for the old ones a
 """
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -21,14 +22,16 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About
 from clbench.learning.importance import Importance, min_max, top_mask
+from clbench.learning.learner import Learner
+from clbench.model.weights import Weights
 from clbench.options import OnlyIf, Search
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"tasl": TaSL}
 
 
@@ -80,7 +83,7 @@ class TaSL:
     )
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         weights = learner.weights
         old, importance = weights.copy(), Importance(self.smoothing, spread=True)
         training = learner.training(task.train)
@@ -96,19 +99,19 @@ class TaSL:
         self.consolidate(weights, old, self.unit_scores(weights.views(importance.score)))
         return {**training.stats, "moved": float((weights.data - old).norm())}
 
-    def measure(self, product):
+    def measure(self, product: Tensor) -> Tensor:
         """Return the raw importance of each weight from weight times gradient."""
         if self.importance == "second":
             return product.square()
         return (product - 0.5 * product.square()).abs() if self.importance == "mix" else product.abs()
 
-    def unit_scores(self, views):
+    def unit_scores(self, views: Mapping[str, Tensor]) -> Tensor:
         """Return the importance of each unit from the weights' importance, by parameter."""
         if self.unit == "matrix":
             return torch.stack([view.mean() for view in views.values()])
         return torch.cat([a.mean(1) * b.mean(0) for a, b in pairs(views)])  # the mean of b's column times a's row
 
-    def consolidate(self, weights, old, scores):
+    def consolidate(self, weights: Weights, old: Tensor, scores: Tensor) -> None:
         """Merge the weights into the old ones and accumulate the units' importance; the first task only accumulates."""
         if self.accumulated is None:
             self.accumulated = scores
@@ -118,14 +121,14 @@ class TaSL:
         weights.assign(torch.lerp(old, weights.data, share))
         self.accumulated = min_max(self.accumulation * present + (1 - self.accumulation) * previous)
 
-    def shares(self, present, previous):
+    def shares(self, present: Tensor, previous: Tensor) -> Tensor:
         """Return the share of the new weights for each unit, from its importance for the new and for the old tasks."""
         if self.merge == "soft":
             return torch.sigmoid((present - previous) / self.temperature)
         new, old = (top_mask(scores, self.top, strict=True) for scores in (present, previous))
         return torch.where(new, torch.where(old, self.both, 1.0), torch.where(old, 0.0, self.neither))
 
-    def per_weight(self, weights, shares):
+    def per_weight(self, weights: Weights, shares: Tensor) -> Tensor:
         """Return the units' values as one value for each weight, shape (weights,)."""
         result = torch.empty_like(weights.data)
         views = weights.views(result)
@@ -140,12 +143,12 @@ class TaSL:
         return result
 
 
-def pairs(views):
+def pairs(views: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Return A (rank, inputs) and B (outputs, rank) of each module."""
     return [(view, views[name.replace("lora_A", "lora_B")]) for name, view in views.items() if "lora_A" in name]
 
 
-def rank_stacks(weights):
+def rank_stacks(weights: Weights) -> list[Tensor]:
     """Return where the matrices lie in the flat vector: one index tensor (matrices, rank, size) a size; B is transposed."""
     stacks = defaultdict(list)
     for a, b in pairs(weights.views(torch.arange(len(weights), device=weights.data.device))):
@@ -154,7 +157,7 @@ def rank_stacks(weights):
     return [torch.stack(group) for group in stacks.values()]
 
 
-def departure(vector, stacks):
+def departure(vector: Tensor, stacks: Sequence[Tensor]) -> Tensor:
     """Return the mean over matrices of ||M M^T - I||, M being A or the transpose of B."""
     total = vector.new_zeros(())
     for index in stacks:

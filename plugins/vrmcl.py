@@ -13,7 +13,8 @@ A batch size K times as large makes an inner step of every whole batch. The pape
 the default here is what validation rows chose (docs/results.md, "Chosen on validation rows").
 """
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -22,14 +23,20 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from clbench import hookimpl
+from clbench import Task, hookimpl
 from clbench.about import About, Ratio
+from clbench.encoding.batches import Batch
+from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
+from clbench.learning.training import Training
 from clbench.options import Search, Unless
+from clbench.settings import Settings
+
+Weighted = tuple[Batch, float]  # a batch and its weight in the outer loss
 
 
 @hookimpl
-def methods():
+def methods() -> dict[str, type]:
     return {"vrmcl": VRMCL}
 
 
@@ -70,7 +77,7 @@ class VRMCL:
     about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
 
     @hookimpl
-    def learn_task(self, learner, task):
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         if self.memory:
             training = learner.training(task.train, self.outer_optimizer)
             self.learn_meta(learner, training)
@@ -81,7 +88,7 @@ class VRMCL:
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "remembered": len(self.memory)}
 
-    def learn_meta(self, learner, training):
+    def learn_meta(self, learner: Learner, training: Training) -> None:
         """Take one meta-iteration a batch."""
         replay = learner.feed.draws(self.memory.examples, learner.generator("replay"))
         reduced, previous = self.carried, learner.weights.copy()  # ghat_{b-1}, theta_{b-1}
@@ -100,17 +107,19 @@ class VRMCL:
         if self.carry:
             self.carried = reduced
 
-    def slice_rows(self, settings):
+    def slice_rows(self, settings: Settings) -> int:
         """Return how many rows a slice has."""
         return max(1, settings.batch_size // self.inner_steps)
 
-    def weigh(self, new, remembered):
+    def weigh(self, new: Sequence[Batch], remembered: Sequence[Batch]) -> list[Weighted]:
         """Return the outer batches, each with its weight in the outer loss; the weights are shares of all rows."""
         weighted = [(batch, 1.0) for batch in new] + [(batch, self.replay_weight) for batch in remembered]
         rows = sum(len(batch.labels) for batch, _ in weighted)
         return [(batch, weight * len(batch.labels) / rows) for batch, weight in weighted]
 
-    def hypergradient(self, learner, theta, slices, outer):
+    def hypergradient(
+        self, learner: Learner, theta: Tensor, slices: Sequence[Batch], outer: Sequence[Weighted]
+    ) -> tuple[Tensor, Tensor]:
         """Return the outer loss and its gradient with respect to theta; the learner's weights stay as they are.
 
         Args:
@@ -137,17 +146,17 @@ class VRMCL:
         return loss, gradient
 
 
-def attention_of(second):
+def attention_of(second: bool) -> AbstractContextManager[None]:
     """Return a context in which attention can be differentiated twice, if that is asked for."""
     return sdpa_kernel(SDPBackend.MATH) if second else nullcontext()
 
 
-def random_state(device):
+def random_state(device: torch.device) -> Tensor:
     """Return the state of the generator that dropout draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def set_random_state(device, state):
+def set_random_state(device: torch.device, state: Tensor) -> None:
     """Set the state of the generator that dropout draws from."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)

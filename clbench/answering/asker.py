@@ -197,7 +197,7 @@ def _unless_out_of_memory(
     return None
 
 
-class RepetitionPenalty(transformers.RepetitionPenaltyLogitsProcessor):
+class RepetitionPenalty(transformers.RepetitionPenaltyLogitsProcessor):  # type: ignore[misc]  # its types are not read
     """Make tokens that stand in the answer already less likely, but for those that may repeat.
 
     Args:

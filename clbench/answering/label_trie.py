@@ -62,7 +62,7 @@ class LabelTrie:
         )
 
 
-class LabelWalk(LogitsProcessor):
+class LabelWalk(LogitsProcessor):  # type: ignore[misc]  # transformers' types are not read
     """Where the rows of one batch are in the trie; as a logits processor, lets each row take only tokens that go on there."""
 
     def __init__(self, trie: LabelTrie, rows: int) -> None:
@@ -86,7 +86,7 @@ class LabelWalk(LogitsProcessor):
         return [self.trie.labels[label] for label in self.trie.decided[self.node].tolist()]
 
 
-class LabelStop(StoppingCriteria):
+class LabelStop(StoppingCriteria):  # type: ignore[misc]  # transformers' types are not read
     """End a row as soon as its label is decided."""
 
     def __init__(self, walk: LabelWalk) -> None:

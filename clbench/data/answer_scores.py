@@ -43,7 +43,8 @@ def token_f1(answer: str, target: str) -> float:
 
 def rouge_l(answer: str, target: str) -> float:
     """Return the F-measure of Rouge-L with Porter's stemmer, in percent (Lin 2004; the `rouge-score` package)."""
-    return 100.0 * _rouge().score(target, answer)["rougeL"].fmeasure
+    measure: float = _rouge().score(target, answer)["rougeL"].fmeasure
+    return 100.0 * measure
 
 
 @cache

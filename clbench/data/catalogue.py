@@ -3,13 +3,14 @@
 import tomllib
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from clbench.data.tasks import HubData, Stream, TaskSpec
 
 LONGEST_LABEL = 32  # tokens that hold every label of the Long Sequence tasks, one byte a token included
 
 
-def _read_toml(name: str) -> dict[str, dict]:
+def _read_toml(name: str) -> dict[str, dict[str, Any]]:
     return tomllib.loads(files("clbench.tasks").joinpath(name).read_text("utf-8"))
 
 
@@ -21,11 +22,11 @@ def task_specs() -> dict[str, TaskSpec]:
     return long | {name: _definition_spec(name, row) for name, row in _read_toml("superni.toml").items()}
 
 
-def _hub_data(row: dict) -> HubData:
+def _hub_data(row: dict[str, Any]) -> HubData:
     return HubData(**{**row, "labels": tuple(row["labels"].items())})
 
 
-def _option_spec(name: str, row: dict, hub: HubData | None) -> TaskSpec:
+def _option_spec(name: str, row: dict[str, Any], hub: HubData | None) -> TaskSpec:
     options = ", ".join(row["labels"])
     return TaskSpec(
         name=name,
@@ -39,7 +40,7 @@ def _option_spec(name: str, row: dict, hub: HubData | None) -> TaskSpec:
     )
 
 
-def _definition_spec(name: str, row: dict) -> TaskSpec:
+def _definition_spec(name: str, row: dict[str, Any]) -> TaskSpec:
     return TaskSpec(
         name=name,
         version=row["version"],

@@ -55,6 +55,7 @@ def text_field(place: str, row: Mapping[str, Any], field: str) -> str:
     Raises:
         ClbenchError: no such field, or it holds no text.
     """
-    if not isinstance(row.get(field), str):
+    text = row.get(field)
+    if not isinstance(text, str):
         raise ClbenchError(f"{place}: no text field '{field}' (fields: {', '.join(map(str, row))})")
-    return row[field]
+    return text

@@ -72,9 +72,8 @@ class Encoder:
         ]
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
-        if self.end is None:
-            return self.tokenizer(texts)["input_ids"]
-        return [[*ids, self.end] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=self.end is None)["input_ids"]
+        return rows if self.end is None else [[*ids, self.end] for ids in rows]
 
     def _open(self, prompt: list[int]) -> list[int]:
         """Return a decoder's prompt without the end token that some tokenizers add: the answer goes on from it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from clbench.learning.feed import Feed
 from clbench.learning.per_example_gradients import SampleSquares
 from clbench.learning.stopwatch import Cost
 from clbench.model.attached import Attached
-from clbench.model.loss import batch_loss, scores_of_labels, with_weights
+from clbench.model.loss import Call, batch_loss, scores_of_labels, with_weights
 from clbench.model.weights import Weights
 
 
@@ -64,9 +63,10 @@ class Passes:
         with self.cost.forward_pass(len(batch.labels)):
             return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
 
-    def _call(self, weights: Tensor | None) -> Callable[..., Any]:
+    def _call(self, weights: Tensor | None) -> Call:
+        model: Call = self._attached.model
         if weights is None:
-            return self._attached.model
+            return model
         return with_weights(self._attached.model, self.weights.views(weights), self._checkpointed)
 
     def backward(self, loss: Tensor) -> None:

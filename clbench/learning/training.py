@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,10 +111,11 @@ class Training:
             return self._fixed_rate
         if self._leader is not None:
             return self._leader.learning_rate
-        return self.optimizer.param_groups[0]["lr"]
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     @property
-    def stats(self) -> Mapping[str, float]:
+    def stats(self) -> dict[str, float]:
         """What is worth recording: optimizer steps taken and their mean loss (waits for the device)."""
         return {"steps": self.taken, "loss": float(self._loss_sum) / max(1, self.taken)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
 from clbench.model.weights import Weights
 from clbench.settings import Settings
 
+Part = TypeVar("Part", bound=nn.Module)
 PARTS = "parts.safetensors"  # in the folder of a saved adapter: what a method trains besides LoRA
 
 
@@ -29,7 +31,6 @@ class Attached:
     Attributes:
         model: the backbone's `transformers` model, the adapter's layers and the parts within it.
         adapter: the `peft.PeftModel` around it, None without LoRA.
-        blocks: the adapter's rank blocks, where it has more than one (`add_blocks`).
         parts: the method's own modules by name.
         hooks: handles of the method's own forward hooks, which `detach` removes.
         weights: all trainable weights as one flat vector; there is none before something is put on the model.
@@ -41,7 +42,7 @@ class Attached:
     def __init__(self, backbone: Backbone, settings: Settings) -> None:
         self.model = backbone.model
         self.adapter: PeftModel | None = None
-        self.blocks: Blocks | None = None
+        self._blocks: Blocks | None = None
         self.parts: dict[str, nn.Module] = {}
         self.hooks: list[RemovableHandle] = []
         self.compiled: CompiledLoss | GraphedLoss | None = None
@@ -67,10 +68,10 @@ class Attached:
         ranks = count * rank
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
-        self.blocks = Blocks(self.model, rank, past)
+        self._blocks = Blocks(self.model, rank, past)
         fuse_lora(self.model)
         self._train_it()
-        return self.blocks
+        return self._blocks
 
     def add_part(self, name: str, part: nn.Module) -> None:
         """Put a module of the method's own on the model: a soft prompt, a router; what of it requires a gradient is trained.
@@ -87,7 +88,7 @@ class Attached:
         fuse_norms(self.model)
         if self._settings.gradient_checkpointing:
             set_checkpointing(self.model, True)
-        unchanging = self.blocks is None and not self.parts  # what the model computes does not change between tasks
+        unchanging = self._blocks is None and not self.parts  # what the model computes does not change between tasks
         self.compiled = compiled_loss(self._settings.compile, self.model, self.weights if unchanging else None)
 
     def detach(self) -> None:
@@ -103,19 +104,29 @@ class Attached:
         for handle in self.hooks:
             handle.remove()
         self.hooks.clear()
-        self.adapter, self.blocks, self.parts, self.compiled = None, None, {}, None
+        self.adapter, self._blocks, self.parts, self.compiled = None, None, {}, None
         vars(self).pop("weights", None)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The adapter's rank blocks; there are none before `add_blocks`."""
+        assert self._blocks is not None, "no blocks without add_blocks()"
+        return self._blocks
+
+    def part(self, kind: type[Part]) -> Part:
+        """Return the method's own module of a class, which was put on the model by `add_part`."""
+        return next(part for part in self.parts.values() if isinstance(part, kind))
 
     @property
     def mergeable(self) -> bool:
         """Whether the adapter can be folded into the frozen weights: not where a gate weighs its blocks by the input."""
-        return self.blocks is None or self.blocks.gate is None
+        return self._blocks is None or self._blocks.gate is None
 
     def save(self, folder: Path) -> None:
         """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self.blocks is not None:
-            self.blocks.save(self.adapter, folder)
+        if self._blocks is not None:
+            self._blocks.save(self.adapter, folder)
         elif self.adapter is not None:
             self.adapter.save_pretrained(folder)
         if self.parts:
@@ -129,8 +140,8 @@ class Attached:
         Raises:
             ValueError: the files hold other tensors than the model.
         """
-        if self.blocks is not None:
-            self.blocks.load(self.adapter, folder)
+        if self._blocks is not None:
+            self._blocks.load(self.adapter, folder)
         elif self.adapter is not None:
             set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_FILE))
         if self.parts:

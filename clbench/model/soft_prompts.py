@@ -111,6 +111,6 @@ def vocabulary_rows(backbone: Backbone, count: int, generator: torch.Generator, 
     Args:
         most: draw from the first so many tokens of the vocabulary only (the frequent ones of most tokenizers).
     """
-    table = backbone.model.get_input_embeddings().weight
+    table: Tensor = backbone.model.get_input_embeddings().weight
     size = min(len(backbone.tokenizer), most or len(backbone.tokenizer))
     return table[torch.randint(size, (count,), generator=generator).to(table.device)].detach().float()

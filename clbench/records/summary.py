@@ -10,7 +10,8 @@ from clbench.records.record import Record
 def measure_of(record: Record, name: str) -> float | None:
     """Return a measure of a record: a score in percent, or the mean over tasks of the minutes an epoch of learning took."""
     if name == "minutes_per_epoch":
-        return statistics.fmean(record.timings.learn_seconds) / record.setting("epochs") / 60
+        epochs: int = record.setting("epochs")
+        return statistics.fmean(record.timings.learn_seconds) / epochs / 60
     return {"op": record.metrics.op, "bwt": record.metrics.bwt, "forgetting": record.metrics.forgetting}[name]
 
 

@@ -9,10 +9,11 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from clbench.errors import ClbenchError, unknown
 
+Made = TypeVar("Made", "Published", "Source")
 PROTOCOLS = "protocols.toml"
 MEASURES = ("op", "bwt", "forgetting", "minutes_per_epoch")
 RANGES = {
@@ -196,7 +197,7 @@ def _hints(kind: type) -> dict[str, str]:
     return {name: str(hint) for name, hint in get_type_hints(kind).items()}
 
 
-def _make(kind: Any, values: Mapping[str, Any], place: str) -> Any:
+def _make(kind: type[Made], values: Mapping[str, Any], place: str) -> Made:
     missing = [f.name for f in fields(kind) if f.name not in values and f.default is f.default_factory]
     if missing:
         raise ClbenchError(f"{place}: no field '{missing[0]}'")

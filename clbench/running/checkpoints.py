@@ -59,7 +59,9 @@ def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str
             header = file.metadata() or {}
             _check_header(path, header, identity)
             content = json.loads(header["content"])
-            return _unpack(content, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            unpacked: dict[str, Any] = _unpack(content, tensors)
+            return unpacked
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ClbenchError(f"{path}: damaged checkpoint ({error}); remove it or use --force to start anew") from None
 

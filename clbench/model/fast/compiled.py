@@ -96,7 +96,7 @@ class GraphedLoss:
             return None
         this = _Pass(self)
         self._open, self.latest = weakref.ref(this), this.mark
-        loss: Tensor = _Held.apply(self.graphs[key](*arguments), this)
+        loss: Tensor = _Held.apply(self.graphs[key](*arguments), this)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ def normalise(norm: Any, x: Tensor) -> Tensor:
     if x.dtype == weight.dtype and x.is_cuda:
         return functional.rms_norm(x, weight.shape, weight, epsilon)
     if x.dtype == weight.dtype and x.itemsize >= 4 and x.requires_grad and not torch.compiler.is_compiling():
-        result: Tensor = RMSNorm.apply(x, weight, epsilon)
+        result: Tensor = RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return result
     result = type(norm).forward(norm, x)
     return result

@@ -137,7 +137,8 @@ def by_layer(found: Maps, values: Numbers) -> NUMBERS:
         position = layers.index(place.layer), modules.index(place.module)
         sums[position] += size * value
         sizes[position] += size
-    return np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
+    means: NUMBERS = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
+    return means
 
 
 def draw_panels(panels: Sequence[Panel], found: Maps) -> Figure:

@@ -270,7 +270,8 @@ def ordered_tasks(series: Sequence[Series]) -> list[str]:
 
 def mean_matrix(series: Series) -> NUMBERS:
     """Return the mean of the runs' score matrices, nan where one has none."""
-    return np.mean([to_numbers(record.scores) for record in series.records], axis=0)
+    mean: NUMBERS = np.mean([to_numbers(record.scores) for record in series.records], axis=0)
+    return mean
 
 
 def titled(one: Series, series: Sequence[Series]) -> str:
