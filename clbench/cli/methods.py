@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from clbench.cli.parameters import parse_assignments, plugin_option, set_option
@@ -37,20 +37,18 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
 
 
 def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return what options declare, one a line; columns that would be empty are left out."""
-    lines = [
-        (one.name, one.type_name, one.range_text, one.default_text, str(one.search or ""), one.note)
-        for one in options.values()
-    ]
+    """Return what options declare: name, type and range, default, and in one wide column meaning and search space."""
+    table = Table(Column("Option", no_wrap=True), Column("Value", max_width=19, overflow="fold"))
+    table.add_column("Default", max_width=11, overflow="fold")
+    table.add_column("Meaning")
     if variants:
         names = list(variants)
-        lines.insert(0, ("variant", "|".join(names), "", names[0], "", "a named set of the options below"))
-    titles = ("Option", "Type", "Range", "Default", "Search", "Meaning")
-    kept = [number for number in range(len(titles)) if any(line[number] for line in lines)] or [0]
-    table = Table(*(titles[number] for number in kept))
-    for line in lines:
-        table.add_row(*(escape(line[number]) for number in kept))
-    if not lines:
+        table.add_row("variant", escape(" | ".join(names)), escape(names[0]), "a named set of the options below")
+    for one in options.values():
+        value = ", ".join(filter(None, (one.type_name.replace("|", " | "), one.range_text)))
+        search = f"search: {one.search}" if one.search else ""
+        table.add_row(*map(escape, (one.name, value, one.default_text, "\n".join(filter(None, (one.note, search))))))
+    if not table.row_count:
         table.add_row("(none)")
     return table
 
