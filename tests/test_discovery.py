@@ -26,7 +26,7 @@ def test_built_in_methods_are_found_with_a_summary():
     assert {"seqlora", "lorareplay", "rkif", "mtl"} <= set(found)
     for method in found.values():
         assert len(method.summary) > 20, method.name
-        assert method.origin == f"clbench.plugins.{method.name}"
+        assert method.origin.startswith(f"clbench.plugins.{method.name}")
 
 
 def test_a_file_adds_a_method():
