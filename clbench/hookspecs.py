@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROJECT = "clbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Mark a function as the implementation of the hook of its name; `@hookimpl(wrapper=True)`: as one around it (see pluggy)."""
 
 
 @hookspec

@@ -22,9 +22,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from clbench import Example, Task, hookimpl
-from clbench.learning.learner import Learner
-from clbench.options import OnlyIf, Search
+from clbench import Example, Learner, OnlyIf, Search, Task, hookimpl
 
 
 @hookimpl

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from clbench import Task, hookimpl
-from clbench.learning.learner import Learner
+from clbench import Learner, Task, hookimpl
 
 
 @hookimpl

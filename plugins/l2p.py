@@ -21,12 +21,8 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import Task, hookimpl
-from clbench.about import About
-from clbench.errors import ClbenchError
-from clbench.learning.learner import Learner
+from clbench import About, ClbenchError, Learner, Search, Task, hookimpl
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
-from clbench.options import Search
 
 
 @hookimpl

@@ -21,13 +21,10 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
-from clbench import Example, Task, hookimpl
-from clbench.about import About
+from clbench import About, Example, Learner, Search, Task, Unless, hookimpl
 from clbench.answering.asker import Sampling
 from clbench.encoding.batches import IGNORED
-from clbench.learning.learner import Learner
 from clbench.model.soft_prompts import hook_prompt, vocabulary_rows
-from clbench.options import Search, Unless
 
 SEPARATOR = "__ans__"
 ANSWER_ROOM = 40  # tokens of a written row that separator and label may take

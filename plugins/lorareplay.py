@@ -10,12 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from clbench import Task, hookimpl
-from clbench.about import About, Ratio
-from clbench.learning.learner import Learner
-from clbench.learning.replay_memory import Memory
-from clbench.learning.training import Training
-from clbench.options import OnlyIf, Search
+from clbench import About, Learner, Memory, OnlyIf, Ratio, Search, Task, Training, hookimpl
 
 
 @hookimpl

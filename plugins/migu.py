@@ -21,12 +21,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import Task, hookimpl
-from clbench.about import About, Ratio
-from clbench.learning.learner import Learner
-from clbench.learning.replay_memory import Memory
-from clbench.learning.training import Training
-from clbench.options import OnlyIf, Search
+from clbench import About, Learner, Memory, OnlyIf, Ratio, Search, Task, Training, hookimpl
 
 FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
 

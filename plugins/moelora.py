@@ -20,12 +20,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from clbench import Task, hookimpl
-from clbench.encoding.batches import IGNORED, Batch
-from clbench.errors import ClbenchError
-from clbench.learning.learner import Learner
-from clbench.model.lora_blocks import Blocks
-from clbench.options import Search, Unless
+from clbench import Batch, Blocks, ClbenchError, Learner, Search, Task, Unless, hookimpl
+from clbench.encoding.batches import IGNORED
 
 
 @hookimpl

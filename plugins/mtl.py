@@ -3,9 +3,7 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from clbench import Task, hookimpl
-from clbench.about import About
-from clbench.learning.learner import Learner
+from clbench import About, Learner, Task, hookimpl
 from clbench.running.protocol import Run
 
 

@@ -18,9 +18,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench import Task, hookimpl
-from clbench.learning.learner import Learner
-from clbench.options import Search, Unless
+from clbench import Learner, Search, Task, Unless, hookimpl
 
 
 @hookimpl

@@ -15,13 +15,9 @@ from typing import Annotated
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from clbench import Task, hookimpl
-from clbench.learning.importance import Importance, top_mask
-from clbench.learning.learner import Learner
-from clbench.learning.replay_memory import Memory
-from clbench.learning.training import Training
+from clbench import Importance, Learner, Memory, Search, Task, Training, hookimpl
+from clbench.learning.importance import top_mask
 from clbench.model.weights import Weights
-from clbench.options import Search
 
 SMOOTHING = Interval(ge=0, lt=1), Search(0.0, 0.95)
 Share = Tensor | float  # of a task vector: for each weight, or for all

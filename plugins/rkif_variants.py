@@ -13,13 +13,9 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from clbench import Example, Task, hookimpl
-from clbench.about import About, Ratio
-from clbench.learning.importance import Importance, min_max, top_mask
-from clbench.learning.learner import Learner
-from clbench.learning.training import Training
+from clbench import About, Example, Importance, Learner, OnlyIf, Ratio, Search, Task, Training, Unless, hookimpl
+from clbench.learning.importance import min_max, top_mask
 from clbench.model.weights import Weights
-from clbench.options import OnlyIf, Search, Unless
 
 from .rkif import SMOOTHING, RecurrentKIF, Share  # mypy knows this folder by another name
 

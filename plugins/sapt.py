@@ -30,14 +30,10 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clbench import Example, Task, hookimpl
-from clbench.about import About, Ratio
+from clbench import About, Example, Learner, Memory, OnlyIf, Ratio, Search, Task, Unless, hookimpl
 from clbench.answering.asker import Sampling
-from clbench.learning.learner import Learner
-from clbench.learning.replay_memory import Memory
 from clbench.learning.stopwatch import Cost
 from clbench.model.soft_prompts import hook_reading
-from clbench.options import OnlyIf, Search, Unless
 
 GENERATE = "__gen__"  # what the generator reads
 TOP_K = 20  # likeliest tokens that it draws from

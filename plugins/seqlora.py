@@ -2,9 +2,7 @@
 
 from typing import ClassVar
 
-from clbench import Task, hookimpl
-from clbench.about import About
-from clbench.learning.learner import Learner
+from clbench import About, Learner, Task, hookimpl
 
 
 @hookimpl

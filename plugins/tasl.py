@@ -22,12 +22,9 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from clbench import Task, hookimpl
-from clbench.about import About
-from clbench.learning.importance import Importance, min_max, top_mask
-from clbench.learning.learner import Learner
+from clbench import About, Importance, Learner, OnlyIf, Search, Task, hookimpl
+from clbench.learning.importance import min_max, top_mask
 from clbench.model.weights import Weights
-from clbench.options import OnlyIf, Search
 
 
 @hookimpl

@@ -23,13 +23,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from clbench import Task, hookimpl
-from clbench.about import About, Ratio
-from clbench.encoding.batches import Batch
-from clbench.learning.learner import Learner
-from clbench.learning.replay_memory import Memory
-from clbench.learning.training import Training
-from clbench.options import Search, Unless
+from clbench import About, Batch, Learner, Memory, Ratio, Search, Task, Training, Unless, hookimpl
 from clbench.settings import Settings
 
 Weighted = tuple[Batch, float]  # a batch and its weight in the outer loss

@@ -17,9 +17,8 @@ from clbench.checking.observer import Observer, Stopped, Stopper
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Example, Task
-from clbench.discovery import Method, Plugins, run_manager
+from clbench.discovery import Method, Plugins
 from clbench.errors import ClbenchError
-from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
 from clbench.model.backbone import Backbone, load_backbone
 from clbench.model.tiny import save_tiny_t5
@@ -27,10 +26,9 @@ from clbench.options import format_value
 from clbench.records.answers import read_answers
 from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
-from clbench.running.checkpoints import restore_state
 from clbench.running.opening import RunOpener
-from clbench.running.protocol import DefaultProtocol
 from clbench.running.run import execute_run
+from clbench.running.saved_learner import read_saved, restore_learner
 from clbench.settings import Settings
 from clbench.spec import RunSpec
 
@@ -148,26 +146,21 @@ class Battery:
         return f"a run stopped in task 2 and resumed has other {difference}; state: dataclass fields, init=False", ""
 
     def check_reload(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
-        """Load adapter and state into a new learner and ask again."""
+        """Load what was saved, as `load_learner` does, and ask again."""
         telling = [tensor for name, tensor in whole.adapter.items() if "lora_A" not in name]
         if not any(tensor.any() for tensor in telling):
             return f"the saved adapter is empty: {len(whole.adapter)} tensors, none that changes an answer", ""
-        instance = self.method.build(self.options)
-        restore_state(instance, observer.state)
-        manager = run_manager(self.plugins, instance, self.method.name, [DefaultProtocol()])
-        learner = Learner(self.backbone, SETTINGS, manager.hook, len(self.tasks))
+        folder = whole.files.adapter
+        saved = read_saved(folder)
+        loaded = restore_learner(folder, saved, self.plugins, self.backbone, saved.spec.settings)
         try:
-            manager.hook.attach(learner=learner)
-            learner.attached.load(whole.files.adapter)
-            learner.begin_task(len(self.tasks) - 1, self.tasks[-1])
-            if not torch.equal(learner.weights.data, observer.weights[-1]):
+            if not torch.equal(loaded.learner.weights.data, observer.weights[-1]):
                 return "the reloaded weights differ from those that were learned", ""
             for task in self.tasks:
-                answers = [str(answer) for answer in manager.hook.evaluate(learner=learner, task=task)]
-                if answers != whole.answers[task.name]:
+                if loaded.evaluate(task) != whole.answers[task.name]:
                     return f"the reloaded learner answers task '{task.name}' differently", ""
         finally:
-            learner.attached.detach()
+            loaded.learner.attached.detach()
         return "", ""
 
     def check_options(self, whole: Outcome) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from clbench.cli.parameters import parse_assignments, parse_seeds, plugin_option, results_option, set_option
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
-from clbench.data.own_streams import check_metrics
+from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
@@ -113,20 +113,6 @@ def run(
     for spec in specs:
         maker.make(spec)
     show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
-
-
-def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the setting `data` of a user's stream: its file.
-
-    Raises:
-        ClbenchError: `--data` or `--layout` is given beside it.
-    """
-    if stream.read is None:
-        return {}
-    for name in ("data", "layout"):
-        if name in values:
-            raise ClbenchError(f"stream '{stream.name}' names its own files; leave out --{name}")
-    return {"data": str(stream.file)}
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:

@@ -199,6 +199,20 @@ def _template(place: str, text: str) -> Template:
     return template
 
 
+def own_data(stream: Stream, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting `data` of a user's stream, its file; nothing for another stream.
+
+    Raises:
+        ClbenchError: `data` or `layout` is among the given settings.
+    """
+    if stream.read is None:
+        return {}
+    for name in ("data", "layout"):
+        if name in given:
+            raise ClbenchError(f"stream '{stream.name}' names its own files; leave out the setting '{name}'")
+    return {"data": str(stream.file)}
+
+
 def check_metrics(stream: Stream, known: Mapping[str, Callable[..., float]]) -> None:
     """Check that every task's metric is known.
 

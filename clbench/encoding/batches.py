@@ -8,7 +8,8 @@ from torch import Tensor
 
 from clbench.encoding.encoder import Encoded
 
-IGNORED = -100  # the label that the loss does not count
+IGNORED = -100
+"""The label, of a padding or prompt token, that the loss does not count."""
 BUCKET = 16  # batches that are sorted by length together, within a shuffled epoch
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -18,6 +18,7 @@ from clbench.model.fast.fused_lora import fuse_lora, restore_lora
 from clbench.model.fast.fused_norms import fuse_norms, restore_norms
 from clbench.model.gradient_checkpointing import set_checkpointing
 from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
+from clbench.model.saved_tensors import read_tensors
 from clbench.model.weights import Weights
 from clbench.settings import Settings
 
@@ -133,31 +134,20 @@ class Attached:
             save_file(self._state_of_parts(), folder / PARTS)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote into the adapter and the parts that are on the model.
-
-        What is frozen may have another size in the file than on the model (as many blocks as tasks were learned).
+        """Read what `save` wrote into the adapter and the parts, with the same of them on the model as there were then.
 
         Raises:
-            ValueError: the files hold other tensors than the model.
+            ValueError: the files hold other tensors than the model, or such as are not finite.
         """
         if self._blocks is not None:
             self._blocks.load(self.adapter, folder)
         elif self.adapter is not None:
-            set_peft_model_state_dict(self.adapter, load_file(folder / ADAPTER_FILE))
+            wanted = get_peft_model_state_dict(self.adapter)
+            set_peft_model_state_dict(self.adapter, read_tensors(folder / ADAPTER_FILE, wanted))
         if self.parts:
-            self._load_parts(folder / PARTS)
-
-    def _load_parts(self, file: Path) -> None:
-        found, wanted = load_file(file), self._state_of_parts()
-        if found.keys() != wanted.keys():
-            raise ValueError(f"{file} holds {sorted(found)}, the model {sorted(wanted)}")
-        for name, tensor in wanted.items():
-            place, _, leaf = name.rpartition(".")
-            module = self.model.get_submodule(place)
-            if leaf in dict(module.named_buffers(recurse=False)):
-                module.register_buffer(leaf, found[name].to(self._backbone.device))
-            else:
-                tensor.copy_(found[name])
+            own = self._state_of_parts()
+            for name, tensor in read_tensors(folder / PARTS, own).items():
+                own[name].copy_(tensor)
 
     def _state_of_parts(self) -> dict[str, Tensor]:
         return {

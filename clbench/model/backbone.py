@@ -23,6 +23,7 @@ from clbench.model.backbone_files import locate, plain_errors
 from clbench.model.batch_limits import BatchLimits
 from clbench.model.decoder import read_labels
 from clbench.model.quantized import is_quantized, keep_trainable, quantized_storage
+from clbench.model.saved_tensors import name_some
 from clbench.seeds import derive_seed
 from clbench.settings import Settings
 
@@ -118,7 +119,8 @@ def load_backbone(
         trust_remote_code: run Python code that comes with the model; without, none is executed.
 
     Raises:
-        ClbenchError: the model is not there, is unreadable, or cannot write answers; no quantisation on this device.
+        ClbenchError: the model is not there, is unreadable or incomplete, or cannot write answers; no quantisation on this
+            device.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -129,9 +131,12 @@ def load_backbone(
     storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
     with plain_errors(name):
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = _model_class(name, config).from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, **storage
+        model, loading = _model_class(name, config).from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **storage
         )
+    if loading["missing_keys"]:  # tied weights are not among them
+        missing = name_some(sorted(loading["missing_keys"]))
+        raise ClbenchError(f"backbone '{name}': its files lack tensors of the model, which would be random: {missing}")
     tokenizer = load_tokenizer(name, trust_remote_code)
     if storage:
         keep_trainable(model)

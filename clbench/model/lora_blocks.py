@@ -12,10 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from peft.utils import transpose
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clbench.model.saved_tensors import read_tensors
 from clbench.model.weights import Weights
 
 ADAPTER = "default"
@@ -82,12 +83,7 @@ class Blocks:
         adapter.save_pretrained(folder)
         if not self.past:
             return
-        tensors = dict(get_peft_model_state_dict(adapter))
-        for name, variant in zip(self.layers, self._variants, strict=True):
-            assert variant.past is not None
-            for letter, past, axis in zip("AB", variant.past, (0, 1), strict=True):
-                key = _key(name, letter)
-                tensors[key] = torch.cat([past, tensors[key]], axis).contiguous()
+        tensors = self._all_ranks(adapter)
         save_file(tensors, folder / ADAPTER_FILE, {"format": "pt"})
         config = LoraConfig.from_pretrained(folder)
         ranks = tensors[_key(next(iter(self.layers)), "A")].shape[0]
@@ -95,20 +91,32 @@ class Blocks:
         config.save_pretrained(folder)
 
     def load(self, adapter: PeftModel, folder: Path) -> None:
-        """Read what `save` wrote: the last ranks are the trainable ones, all before them the frozen ones."""
-        tensors, past = load_file(folder / ADAPTER_FILE), {}
-        own = {_key(name, letter): layer.r[ADAPTER] for name, layer in self.layers.items() for letter in "AB"}
-        device = next(iter(adapter.parameters())).device
+        """Read what `save` wrote: the last ranks are the trainable ones, all before them the frozen ones.
+
+        Raises:
+            ValueError: the file holds other tensors, or other ranks, than are on the model.
+        """
+        tensors = read_tensors(folder / ADAPTER_FILE, self._all_ranks(adapter))
+        past = {}
         for key, names in self._groups().items():
             found = torch.stack([tensors[_key(name, key[0])] for name in names])
-            axis, ranks = (1, found.shape[1]) if key[0] == "A" else (2, found.shape[2])
-            frozen = ranks - own[_key(names[0], key[0])]
-            if frozen:
-                past[key] = found.narrow(axis, 0, frozen).contiguous().to(device)
+            if key in self.past:
+                axis = 1 if key[0] == "A" else 2
+                past[key] = found.narrow(axis, 0, self.past[key].shape[axis]).contiguous().to(self.past[key].device)
+        own = {_key(name, letter): layer.r[ADAPTER] for name, layer in self.layers.items() for letter in "AB"}
         for key, ranks in own.items():
             tensors[key] = tensors[key][-ranks:] if ".lora_A." in key else tensors[key][:, -ranks:]
         set_peft_model_state_dict(adapter, tensors)
         self._use(past)
+
+    def _all_ranks(self, adapter: PeftModel) -> dict[str, Tensor]:
+        """Return the tensors of one PEFT adapter of all blocks, the frozen ones first."""
+        tensors = dict(get_peft_model_state_dict(adapter))
+        for name, variant in zip(self.layers, self._variants, strict=True):
+            for letter, past, axis in zip("AB", variant.past or (), (0, 1), strict=False):
+                key = _key(name, letter)
+                tensors[key] = torch.cat([past, tensors[key]], axis).contiguous()
+        return tensors
 
     def _groups(self) -> dict[str, list[str]]:
         groups = defaultdict(list)

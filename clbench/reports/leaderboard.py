@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from clbench.records.files import slug
@@ -320,3 +321,40 @@ def find_record(name: str, folder: Path) -> Path:
     """Return the path of a record given by its path, or by its name in the folder."""
     direct = Path(name)
     return direct if direct.suffix == ".json" and direct.exists() else folder / f"{name.removesuffix('.json')}.json"
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A leaderboard: `print` it, let a notebook show it, or take its `rows`, one a method, stream family and recipe."""
+
+    entries: Sequence[Row]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain rows: method, options, stream, recipe, mean and standard deviation of OP and BWT in percent, number of runs."""
+        return row_values(self.entries)
+
+    def __str__(self) -> str:
+        console = Console(color_system=None)
+        with console.capture() as captured:
+            console.print(render(self.entries, "table", console.width))
+        return captured.get().rstrip()
+
+    def _repr_html_(self) -> str:
+        import pandas  # here: slow to import
+
+        sheet = pivot(self.entries)
+        return str(pandas.DataFrame(sheet.lines, columns=list(sheet.header)).to_html(index=False))
+
+
+def leaderboard(records: Iterable[Record], stream: str | None = None) -> Leaderboard:
+    """Compare runs: OP and BWT of each method, mean and standard deviation over orders and seeds, the best OP first.
+
+    Only runs that agree in method, options, recipe, protocol version and test rows are averaged; of several records of the
+    same order and seed the newest counts.
+
+    Args:
+        records: as `load_records` returns them, or any of `run`.
+        stream: a stream ('long:1') or a family ('long') to keep.
+    """
+    return Leaderboard(make_rows(records, stream))

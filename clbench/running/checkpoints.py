@@ -28,7 +28,14 @@ def state_of(method: object) -> dict[str, Any]:
 
 
 def restore_state(method: object, state: Mapping[str, Any]) -> None:
-    """Set a method's state fields."""
+    """Set a method's state fields, every one of them.
+
+    Raises:
+        ValueError: the state has other fields than the method.
+    """
+    found, wanted = sorted(state), sorted(state_of(method))
+    if found != wanted:
+        raise ValueError(f"the saved state has the fields {found}, the method's {wanted}")
     for name, value in state.items():
         setattr(method, name, value)
 
@@ -55,26 +62,37 @@ def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str
         ClbenchError: the file is damaged, of another schema, or of a run of another identity.
     """
     try:
+        return read_checkpoint(path, device, identity)
+    except ValueError as error:
+        raise ClbenchError(f"{path}: {error}; remove it or use --force to start anew") from None
+
+
+def read_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str, Any]:
+    """Return what `load_checkpoint` does; the advice for an error is the caller's.
+
+    Raises:
+        ValueError: the file is damaged, of another schema, or of a run of another identity.
+    """
+    try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = file.metadata() or {}
-            _check_header(path, header, identity)
-            content = json.loads(header["content"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            unpacked: dict[str, Any] = _unpack(content, tensors)
-            return unpacked
+            fault = _fault_of_header(header, identity)
+            if not fault:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                content: dict[str, Any] = _unpack(json.loads(header["content"]), tensors)
+                return content
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ClbenchError(f"{path}: damaged checkpoint ({error}); remove it or use --force to start anew") from None
+        raise ValueError(f"damaged checkpoint ({error})") from None
+    raise ValueError(fault)
 
 
-def _check_header(path: Path, header: Mapping[str, str], identity: str) -> None:
+def _fault_of_header(header: Mapping[str, str], identity: str) -> str:
     found = header.get("schema_version", "1")
     if found != str(SCHEMA_VERSION):
-        fault = f"a checkpoint of schema {found}, this clbench goes on from schema {SCHEMA_VERSION}"
-    elif header.get("identity") != identity:
-        fault = "a checkpoint of another run (other options, settings, data, sources, weights or protocol)"
-    else:
-        return
-    raise ClbenchError(f"{path}: {fault}; remove it or use --force to start anew")
+        return f"a checkpoint of schema {found}, this clbench goes on from schema {SCHEMA_VERSION}"
+    if header.get("identity") != identity:
+        return "a checkpoint of another run (other options, settings, data, sources, weights or protocol)"
+    return ""
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

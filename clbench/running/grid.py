@@ -9,6 +9,7 @@ from rich.console import Console
 from clbench.errors import ClbenchError
 from clbench.model.backbone import Backbone, load_backbone_of
 from clbench.records.files import RunFiles, read_record
+from clbench.records.record import Record
 from clbench.records.summary import disagreement_text, summarise
 from clbench.running.opening import RunOpener
 from clbench.running.run import execute_run
@@ -41,11 +42,11 @@ class RunMaker:
         self.log_maps = log_maps
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
-    def make(self, spec: RunSpec) -> None:
-        """Make one run, from its checkpoint if there is one, unless it is finished."""
+    def make(self, spec: RunSpec) -> Record:
+        """Make one run, from its checkpoint if there is one, unless it is finished; return its record."""
         opened = self.opener.open(spec)
         if self.is_finished(opened.files):
-            return
+            return read_record(opened.files.record)
         if self.force:
             opened.files.checkpoint.unlink(missing_ok=True)
         backbone = self.backbone(spec)
@@ -56,6 +57,7 @@ class RunMaker:
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
+        return record
 
     def is_finished(self, files: RunFiles) -> bool:
         """Return, and say, whether all that is wanted of a run is there; never with `force`."""

@@ -142,20 +142,7 @@ class Run:
         Raises:
             ClbenchError: the method fails or does not give one answer a question.
         """
-        try:
-            answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
-        except ClbenchError:
-            raise
-        except Exception as error:  # a method may raise anything
-            raise ClbenchError(
-                f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
-            ) from error
-        if len(answers) != len(task.test):
-            raise ClbenchError(
-                f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
-                f"of task '{task.name}'"
-            )
-        return answers
+        return ask_method(self.method_name, self.hook, self.learner, task)
 
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.
@@ -189,6 +176,25 @@ class Run:
         restore_state(self.method, content["method"])
         self.hook.attach(learner=self.learner)
         self.learner.weights.assign(content["weights"])
+
+
+def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task) -> list[str]:
+    """Return a method's answers to a task's test questions, by its `evaluate` hook.
+
+    Raises:
+        ClbenchError: the method fails or does not give one answer a question.
+    """
+    try:
+        answers = [str(answer) for answer in hook.evaluate(learner=learner, task=task)]
+    except ClbenchError:
+        raise
+    except Exception as error:  # a method may raise anything
+        raise ClbenchError(f"method '{name}' failed to answer task '{task.name}': {one_line(error)}") from error
+    if len(answers) != len(task.test):
+        raise ClbenchError(
+            f"method '{name}' gave {len(answers)} answers to the {len(task.test)} questions of task '{task.name}'"
+        )
+    return answers
 
 
 class DefaultProtocol:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from clbench.atomic import write_atomically
 from clbench.data.audit import Audit
@@ -22,9 +20,8 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
+from clbench.running.saved_learner import save_learner
 from clbench.spec import PROTOCOL_VERSION
-
-LEARNER_FILE = "learner.json"  # in the folder of a saved run
 
 
 def execute_run(
@@ -58,20 +55,13 @@ def execute_run(
             run.begin()
             manager.hook.run_stream(run=run)
             if save_adapter:
-                write_atomically(files.adapter, partial(_save_learner, opened, learner))
+                write_atomically(files.adapter, partial(save_learner, opened, learner))
             record = record_of(run, audit)
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
         learner.attached.detach()
     return record
-
-
-def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
-    """Write the weights, and beside them what `clbench.running.saved_learner.load_learner` needs to make their learner again."""
-    learner.attached.save(folder)
-    made = {"spec": opened.spec.as_dict(), "stream_length": learner.stream_length}
-    (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
 def record_of(run: Run, audit: Audit | None) -> Record:

@@ -7,6 +7,7 @@ from clbench.discovery import find_plugins
 from tests.conftest import EXAMPLE_PLUGINS
 
 PLUGINS = find_plugins([EXAMPLE_PLUGINS / "l2.py"])
+AVERAGE = find_plugins([EXAMPLE_PLUGINS / "average.py"])
 OWN_MEMORY = find_plugins([EXAMPLE_PLUGINS / "own_memory.py"])
 BROKEN = find_plugins(sorted(EXAMPLE_PLUGINS.glob("*.py")))
 FORMS = [
@@ -49,6 +50,7 @@ def test_every_method_passes(backbone, name, given):
         ("reads_old_data", "reads no rows", "reads 72 rows of task 'sst-2' while it learns task 2, may keep 0"),
         ("reads_test_rows", "reads no rows", "reads 8 test rows while it learns task 1"),
         ("asks_for_the_task", "answers need no task id", "16 of 16 answers change when the tasks' names are hidden"),
+        ("forgets_average", "saved adapter", "the reloaded learner answers task 'sst-2' differently"),
         ("forgets_state", "stopped and resumed", "a run stopped in task 2 and resumed has other weights"),
     ],
 )
@@ -62,6 +64,15 @@ def test_a_broken_method_fails_with_the_reason(backbone, name, check, reason):
 @pytest.mark.parametrize("name", ["share", "counted"])
 def test_a_memory_of_any_name_and_unit_passes(backbone, name):
     assert not faults_of(OWN_MEMORY, name, {}, backbone)[0]
+
+
+def test_the_saved_state_is_restored_by_the_code_that_users_load_with(backbone, monkeypatch):
+    assert not faults_of(AVERAGE, "average", {}, backbone)[0]
+    monkeypatch.setattr("clbench.running.saved_learner.restore_state", lambda method, state: None)
+    (fault,) = faults_of(AVERAGE, "average", {}, backbone)[0].items()
+    assert fault == (
+        "saved adapter reloads to the same answers", "the reloaded learner answers task 'sst-2' differently",
+    )  # fmt: skip
 
 
 def test_a_memory_is_held_to_its_declared_number_of_rows(backbone):

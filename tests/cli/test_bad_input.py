@@ -146,7 +146,7 @@ FOLDERS = {
     "data beside a stream": (
         {"s.toml": with_task(), "r.json": GOOD_ROWS},
         ["--stream", "s.toml", "--data", "toy"],
-        "stream 's' names its own files; leave out --data",
+        "stream 's' names its own files; leave out the setting 'data'",
     ),
 }  # fmt: skip
 

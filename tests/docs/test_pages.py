@@ -3,7 +3,9 @@
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +48,9 @@ def follow(page: Path, clbench: Callable[..., Result], folder: Path) -> str:
             (folder / block.title).write_text(block.text, "utf-8")
     for block in blocks:
         if block.tested and block.language == "python":
-            exec(compile(block.text, str(page), "exec"), {"__name__": "example"})
+            with redirect_stdout(StringIO()) as shown:
+                exec(compile(block.text, str(page), "exec"), {"__name__": "example"})
+            printed += shown.getvalue()
         for line in block.text.replace("\\\n", " ").splitlines() if block.tested and block.language == "bash" else ():
             program, *words = shlex.split(line, comments=True)
             assert program == "clbench"

@@ -5,9 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Interval
 
-from clbench import hookimpl
-from clbench.about import About, Ratio, Rows
-from clbench.learning.replay_memory import Memory
+from clbench import About, Memory, Ratio, Rows, hookimpl
 
 
 @dataclass(eq=False)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from clbench import hookimpl
-from clbench.about import About, Ratio
-from clbench.learning.replay_memory import Memory
+from clbench import About, Memory, Ratio, hookimpl
 
 
 @dataclass(eq=False)

@@ -1,11 +1,14 @@
 """Backbones through the real command: whole streams on Hugging Face folders, presets on one's own folder, plain errors."""
 
 import json
+import shutil
 
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
 
 from clbench.data.streams import find_stream
+from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.model.tiny import save_tiny_llama
@@ -96,6 +99,20 @@ def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder
     expect_error(clbench(*run, "--backbone", "no/where"), missing)
     (tmp_path / "empty").mkdir()
     expect_error(clbench(*run, "--backbone", tmp_path / "empty"), "the folder has no config.json")
+
+
+@pytest.mark.parametrize(("folder", "lost"), [("tiny_folder", "k.weight"), ("llama_folder", "embed_tokens.weight")])
+def test_a_backbone_that_lacks_a_tensor_is_refused_and_names_it(folder, lost, tmp_path, request):
+    copy = tmp_path / "copy"
+    shutil.copytree(request.getfixturevalue(folder), copy)
+    tensors = load_file(copy / "model.safetensors")
+    name = next(one for one in tensors if one.endswith(lost))
+    del tensors[name]
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ClbenchError, match=rf"copy': its files lack tensors of the model, which would be random: {name}"
+    ):
+        load_backbone(str(copy), "cpu")
 
 
 def test_answers_are_greedy_whatever_the_authors_of_a_model_generate_with(tmp_path, toy_tasks):

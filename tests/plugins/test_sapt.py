@@ -18,6 +18,7 @@ from clbench.plugins.sapt import (
     summarise,
 )
 from clbench.plugins.seqlora import SeqLoRA
+from clbench.running.checkpoints import restore_state, state_of
 from tests.conftest import add_lora
 from tests.model.test_lora_blocks import logits, one_batch
 
@@ -302,12 +303,15 @@ def test_the_loss_at_other_weights_uses_their_attention(make_learner, toy_tasks)
     assert learner.loss(batch).item() == pytest.approx(elsewhere, rel=1e-6)
 
 
-def test_the_saved_folder_alone_gives_the_same_answers(make_learner, toy_tasks, tmp_path):
-    learner, _ = learn(make_learner, three(toy_tasks), SAPT(memory_ratio=0.25))
+def test_the_saved_folder_and_the_state_give_the_same_answers(make_learner, toy_tasks, tmp_path):
+    method = SAPT(memory_ratio=0.25)
+    learner, _ = learn(make_learner, three(toy_tasks), method)
     batch = one_batch(learner, toy_tasks[0])
     expected = logits(learner, batch)
     learner.attached.save(tmp_path)
-    again = make_learner(SAPT().attach, lora_targets="all-linear", seed=7)
+    other = SAPT()
+    restore_state(other, state_of(method))
+    again = make_learner(other.attach, lora_targets="all-linear", seed=7)
     assert not torch.equal(logits(again, batch), expected)
     again.attached.load(tmp_path)
     assert torch.equal(logits(again, batch), expected)

@@ -7,8 +7,12 @@ import json
 import pytest
 from rich.console import Console
 
-from clbench.reports.leaderboard import make_rows, render
+from clbench.records.collection import load_records
+from clbench.reports.leaderboard import leaderboard, make_rows, render
+from tests.conftest import REFERENCE
 from tests.records.examples import record
+
+EWC = load_records(REFERENCE).filter(method="ewc")
 
 
 def test_orders_and_seeds_of_one_recipe_are_averaged():
@@ -159,3 +163,15 @@ def test_an_option_that_differs_between_records_is_shown_even_where_it_was_the_d
     assert [row.options for row in make_rows([old])] == [""]
     both = make_rows([old, record(options={"top": 0.1})])
     assert sorted(row.options for row in both) == ["top=0.1", "top=0.3"]
+
+
+def test_a_leaderboard_prints_shows_and_gives_rows():
+    board = leaderboard(EWC, "standard")
+    (row,) = board.rows
+    values = [record.metrics.op for record in EWC]
+    assert (row["method"], row["runs"]) == ("ewc", 3)
+    assert row["op"] == pytest.approx(sum(values) / 3)
+    assert f"{row['op']:.1f} ± {row['op_std']:.1f}" in str(board)
+    assert f"<td>{row['op']:.1f} ± {row['op_std']:.1f}</td>" in board._repr_html_()
+    assert leaderboard(EWC, "long").rows == []
+    assert str(leaderboard([]))

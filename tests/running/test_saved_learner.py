@@ -1,22 +1,28 @@
 """Saved runs, through the real command: as a PEFT adapter on a fresh base, and loaded as a learner of their method."""
 
 import json
+import math
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
+from clbench.data.tasks import Task
 from clbench.encoding.batches import Batch
 from clbench.errors import ClbenchError
+from clbench.model.backbone import load_backbone_of
 from clbench.model.tiny import save_tiny_t5
+from clbench.running.checkpoints import save_checkpoint
 from clbench.running.saved_learner import load_learner
 from tests.conftest import EXAMPLE_PLUGINS
 
 EXAMPLE_PLUGIN = EXAMPLE_PLUGINS / "l2.py"
+AVERAGE = EXAMPLE_PLUGINS / "average.py"  # its `evaluate` hook answers with an average of its weights
 METHODS = {  # and the options that let a tiny model learn something to answer
     "inclora": (),
     "olora": ("lambda1=0.01",),
@@ -24,6 +30,7 @@ METHODS = {  # and the options that let a tiny model learn something to answer
     "sapt": ("memory_ratio=0.25",),
     "l2p": ("learning_rate=0.01", "pool=6", "top=2"),
     "lfpt5": ("prompt_length=20", "samples_per_class=1"),
+    "average": (),
 }
 
 STACKED = ("inclora", "olora")  # whose blocks are one PEFT adapter
@@ -57,18 +64,25 @@ def peft_answers(folder, base, questions):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_fresh_learner_answers_the_same_and_whatever_the_neighbours(saved_run, make_learner, tiny_folder, method):
-    folder, questions, answers = saved_run(method, *METHODS[method])
+def test_a_fresh_learner_answers_as_recorded_and_whatever_the_neighbours(saved_run, make_learner, tiny_folder, method):
+    folder, questions, answers = saved_run(method, *METHODS[method], flags=("--plugin", AVERAGE))
     assert make_learner(max_answer=4).answer(questions) != answers  # the backbone knows nothing of it
-    learner = load_learner(folder)
-    assert learner.answer(questions) == answers
-    assert learner.answer(questions[::-1])[::-1] == answers
-    assert [learner.answer([row])[0] for row in questions] == answers
+    loaded = load_learner(folder, [AVERAGE])
+    assert loaded.answer(questions) == answers
+    assert loaded.evaluate(Task("sst-2", (), tuple(questions))) == answers
+    assert loaded.answer(questions[::-1])[::-1] == answers
+    assert [loaded.answer([row])[0] for row in questions] == answers
+    learner = loaded.learner
     batch = learner.feed.batch(questions)
     wide = [functional.pad(tensor, (0, 9)) for tensor in (batch.input_ids, batch.attention_mask)]
     assert torch.allclose(learner.passes.logits(Batch(*wide, batch.labels)), learner.passes.logits(batch), atol=1e-4)
     if method in STACKED:
         assert peft_answers(folder, tiny_folder, questions) == answers
+
+
+def test_the_average_is_what_answers(saved_run):
+    folder, questions, answers = saved_run("average", flags=("--plugin", AVERAGE))
+    assert load_learner(folder, [AVERAGE]).learner.answer(questions) != answers  # without the method's own hook
 
 
 def test_a_method_of_a_plugin_loads_with_its_file_and_elsewhere(saved_run, tmp_path):
@@ -83,15 +97,80 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
     with pytest.raises(ClbenchError, match=r"holds no saved run: it has no learner\.json"):
         load_learner(tmp_path)
     folder, _, _ = saved_run("moelora", epochs=1)
+    with pytest.raises(ClbenchError, match="no setting 'colour'"):
+        load_learner(folder, colour="red")
     wide = save_tiny_t5(tmp_path / "wide", d_model=48)
-    with pytest.raises(ClbenchError, match="does not fit method 'moelora'"):
+    with pytest.raises(
+        ClbenchError, match=r"does not fit method 'moelora' on backbone '.*wide': .* of another shape: base_m"
+    ):
         load_learner(folder, backbone=str(wide))
     file = folder / "learner.json"
     saved = json.loads(file.read_text())
+    file.write_text(json.dumps({**saved, "identity": "1a"}))
+    with pytest.raises(ClbenchError, match="a checkpoint of another run"):
+        load_learner(folder)
     saved["spec"]["settings"]["colour"] = "red"
     file.write_text(json.dumps(saved))
     with pytest.raises(ClbenchError, match="setting 'colour' is unknown here"):
         load_learner(folder)
+    for content in ("[]", "{}", '{"spec": 1}', '{"spec": {"method": [], "options": {}, "settings": {}}}'):
+        file.write_text(content)
+        with pytest.raises(ClbenchError, match=r"learner\.json: "):
+            load_learner(folder)
     file.write_text("{")
     with pytest.raises(ClbenchError, match=r"learner\.json: cannot be read as JSON"):
         load_learner(folder)
+
+
+def damage(file, name, change):
+    """Rewrite a file of tensors: `change` is given the tensors and the name of the first one that ends like this."""
+    tensors = load_file(file)
+    change(tensors, next(one for one in tensors if one.endswith(name)))
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "change", "said"),
+    [
+        ("adapter_model", "lora_B.weight", lambda found, one: found.pop(one), r"missing: base_model\S+lora_B\.weight$"),
+        ("adapter_model", "lora_B.weight", lambda found, one: found.update(other=found[one].clone()), "unknown: other$"),
+        ("adapter_model", "lora_B.weight", lambda found, one: found[one].view(-1)[0:1].fill_(math.nan), r"not finite: base_m"),
+        ("adapter_model", "lora_A.weight", lambda found, one: found.update({one: found[one][:2]}), r"\(2, 32\), not \(4, 32\)$"),
+        ("parts", "key", lambda found, one: found.update(renamed=found.pop(one)), "missing: attention.key; unknown: renamed$"),
+        ("parts", "past_keys", lambda found, one: found[one].fill_(math.inf), "not finite: attention.past_keys$"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_not_the_methods_are_named(saved_run, file, name, change, said):
+    folder, _, _ = saved_run("sapt", epochs=1)
+    damage(folder / f"{file}.safetensors", name, change)
+    with pytest.raises(ClbenchError, match=rf"does not fit method 'sapt' .*: tensors of {file}\.safetensors.*{said}"):
+        load_learner(folder)
+
+
+def test_a_plain_adapter_without_a_tensor_and_a_state_without_a_field_are_refused(saved_run):
+    folder, _, _ = saved_run("average", flags=("--plugin", AVERAGE), epochs=1)
+    damage(folder / "adapter_model.safetensors", "lora_A.weight", lambda tensors, one: tensors.pop(one))
+    with pytest.raises(ClbenchError, match=r"adapter_model\.safetensors missing: base_model\S+lora_A\.weight$"):
+        load_learner(folder, [AVERAGE])
+    identity = json.loads((folder / "learner.json").read_text())["identity"]
+    save_checkpoint(folder / "method.safetensors", {"average": 1}, identity)
+    with pytest.raises(ClbenchError, match=r"the saved state has the fields \['average'\], the method's \['mean'\]"):
+        load_learner(folder, [AVERAGE])
+    (folder / "method.safetensors").write_bytes(b"\x80\x04.")  # a pickle is no state
+    with pytest.raises(ClbenchError, match="damaged checkpoint"):
+        load_learner(folder, [AVERAGE])
+
+
+def test_code_of_a_backbone_runs_only_when_the_caller_says_so(saved_run, monkeypatch):
+    folder, questions, answers = saved_run("average", flags=("--plugin", AVERAGE), epochs=1)
+    file = folder / "learner.json"
+    saved = json.loads(file.read_text())
+    saved["spec"]["settings"]["trust_remote_code"] = True
+    file.write_text(json.dumps(saved))
+    asked = []
+    monkeypatch.setattr(
+        "clbench.running.saved_learner.load_backbone_of", lambda s: asked.append(s) or load_backbone_of(s)
+    )
+    assert load_learner(folder, [AVERAGE]).answer(questions) == answers
+    load_learner(folder, [AVERAGE], trust_remote_code=True)
+    assert [settings.trust_remote_code for settings in asked] == [False, True]

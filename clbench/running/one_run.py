@@ -1,0 +1,61 @@
+"""One run by a call from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clbench.data.own_streams import check_metrics, own_data
+from clbench.data.streams import find_stream
+from clbench.discovery import find_plugins
+from clbench.errors import ClbenchError
+from clbench.records.record import Record
+from clbench.running.grid import RunMaker
+from clbench.running.opening import RunOpener
+from clbench.settings import Settings, resolve_settings
+from clbench.spec import RunSpec
+
+
+def run(
+    method: str,
+    order: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    plugins: Iterable[str | Path] = (),
+    results: str | Path = "results",
+    force: bool = False,
+    save_adapter: bool = False,
+    **settings: Any,
+) -> Record:
+    """Make one run, as `clbench run` does, and return its record; `run("rkif", order=4, epochs=1)`.
+
+    A finished run is not repeated, a killed one goes on after its last finished task. Progress is shown on stderr.
+
+    Args:
+        method: its name (`clbench methods`).
+        order: the paper's number of a stream, 1-8; in place of the setting `stream`.
+        options: of the method, where they are not the defaults; `{"variant": NAME}` is a named set of them.
+        preset: a named set of settings (`clbench presets`); none: the backbone's, if there is one.
+        plugins: plugin files, beside clbench's own and those of installed packages.
+        results: folder of the records, where answers and adapter lie beside them.
+        force: repeat a finished run; do not go on from a checkpoint.
+        save_adapter: keep what was trained, for `load_learner`.
+        settings: those of `clbench run --help` by name: stream, seed, backbone, epochs, learning_rate (AdamW's peak) ...
+
+    Raises:
+        ClbenchError: a name or a value that there is not, data or backbone that cannot be had, a method that fails; the message
+            is one line.
+    """
+    if order is not None and "stream" in settings:
+        raise ClbenchError("order and stream both name a stream; give one")
+    stream = find_stream(str(settings.get("stream", Settings.stream) if order is None else order))
+    given = {**settings, **own_data(stream, settings), "stream": stream.name}
+    resolved = resolve_settings(given, preset)
+    found = find_plugins(plugins)
+    check_metrics(stream, found.metrics)
+    chosen = found.method(method)
+    spec = RunSpec(chosen.name, chosen.resolve_options(options or {}), resolved)
+    return RunMaker(Console(stderr=True), RunOpener(found, Path(results)), force, save_adapter).make(spec)
