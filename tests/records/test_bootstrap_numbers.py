@@ -186,3 +186,31 @@ def test_the_interval_of_bwt_is_that_of_the_runs():
     (lacking,) = compare_methods([[method[0], run({"x": [60, 60], "y": [1]}, key=("s:1", 2))]], resamples=199)
     assert (lacking.bwt_low, lacking.bwt_high) == (None, None)
     assert (lacking.op_low, lacking.op_high) == pytest.approx((25.5, 30.5))
+
+
+def test_the_interval_of_bwt_belongs_to_its_method():
+    learned, keys = {"x": [70, 70]}, [("s:1", 1), ("s:1", 2)]
+    methods = [
+        [run({"x": [op, op], "y": [1]}, learned, key) for op, key in zip(ops, keys, strict=True)]
+        for ops in ((50, 60), (61, 69), (20, 30))
+    ]
+    found = compare_methods(methods, resamples=199)
+    assert [(one.bwt_low, one.bwt_high) for one in found] == [
+        pytest.approx(pair) for pair in ((-20, -10), (-9, -1), (-50, -40))
+    ]
+
+
+def test_the_p_value_is_of_the_difference_in_op_row_by_row():
+    best, other = run({"x": [100, 100, 0]}), run({"x": [0, 0, 100]})
+    op, _ = resample_rows([best, other], 99)
+    expected = p_value(op[0] - op[1])
+    assert 0.3 < expected < 1  # two rows for, one against
+    for methods in ([[best], [other]], [[other], [best]]):
+        found = {standing.mark: standing for standing in compare_methods(methods, resamples=99)}
+        assert (found["best"].p_value, found["close"].p_value) == (None, pytest.approx(expected))
+
+
+def test_what_differs_in_the_seventh_decimal_is_equal_and_ranks_are_of_one_decimal():
+    assert standings(80, 80.0000004)[0].mark == "best"
+    found = compare_methods([[certain(op)] for op in (80.4, 70.4, 70.36, 70.6)], resamples=999)
+    assert [standing.rank for standing in found] == [1, 3, 3, 2]

@@ -110,6 +110,8 @@ def test_an_installed_plugin_counts_as_a_whole_and_a_plugin_file_with_what_it_im
     assert {path.name for path in source_files(module)} == {"mine.py", "helper.py", "deeper.py"}
     rkif = find_plugins().modules["clbench.plugins.rkif"]
     assert {path.name for path in source_files(rkif)} == {"rkif.py"}
+    variants = find_plugins().modules["clbench.plugins.rkif_variants"]
+    assert {path.name for path in source_files(variants)} == {"rkif.py", "rkif_variants.py"}
 
 
 def test_a_plugin_that_takes_over_evaluation_counts_and_a_watcher_does_not(tmp_path, tiny_folder):
