@@ -48,9 +48,6 @@ def command_sections() -> Iterator[str]:
 
 def record_sections() -> Iterator[str]:
     """Yield a table of fields for the record and each value within it."""
-    if not SCHEMA.exists():
-        yield "The schema is not there yet."
-        return
     schema = json.loads(SCHEMA.read_text("utf-8"))
     values = schema.get("$defs", {})
     top = schema["$ref"].rsplit("/", 1)[-1] if "$ref" in schema else ""
