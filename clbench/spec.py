@@ -84,6 +84,8 @@ class RunSpec:
             method, options = content["method"], content["options"]
         except (KeyError, TypeError) as error:
             raise ClbenchError(f"not the spec of a run: {error!r}") from None
+        if not isinstance(method, str) or not isinstance(options, Mapping):
+            raise ClbenchError("not the spec of a run: its method must be a text, its options a mapping")
         strange = sorted(values.keys() - {field.name for field in fields(Settings)})
         if strange:
             raise ClbenchError(f"setting '{strange[0]}' is unknown here: it is of another version of clbench")

@@ -28,7 +28,7 @@ from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.running.opening import RunOpener
 from clbench.running.run import execute_run
-from clbench.running.saved_learner import read_saved, restore_learner
+from clbench.running.saved_learner import STATE_FILE, read_saved, restore_learner
 from clbench.settings import Settings
 from clbench.spec import RunSpec
 
@@ -94,6 +94,7 @@ class Battery:
         saved = {
             name: tensor
             for file in sorted(files.adapter.glob("*.safetensors"))
+            if file.name != STATE_FILE
             for name, tensor in load_file(file).items()
         }
         return Outcome(record, saved, files)

@@ -12,7 +12,7 @@ import pluggy
 
 from clbench.data.tasks import Example, Task
 from clbench.discovery import Plugins, find_plugins, run_manager
-from clbench.errors import ClbenchError, unknown
+from clbench.errors import ClbenchError, one_line, unknown
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, load_backbone_of
 from clbench.running.checkpoints import read_checkpoint, restore_state, save_checkpoint, state_of
@@ -135,10 +135,13 @@ def restore_learner(
         restore_state(instance, read_checkpoint(folder / STATE_FILE, learner.device, saved.identity))
         manager.hook.attach(learner=learner)
         learner.attached.load(folder)
-    except (ValueError, RuntimeError) as error:  # of a method's own `attach`, too
+    except Exception as error:  # a method's `attach` may raise anything
         learner.attached.detach()
+        if isinstance(error, ClbenchError):
+            raise
+        said = " ".join(str(error).split()) if isinstance(error, ValueError) else one_line(error)
         raise ClbenchError(
-            f"'{folder}' does not fit method '{method.name}' on backbone '{backbone.name}': {' '.join(str(error).split())}"
+            f"'{folder}' does not fit method '{method.name}' on backbone '{backbone.name}': {said}"
         ) from error
     learner.task_index = saved.stream_length - 1
     return SavedLearner(RunSpec(method.name, saved.spec.options, settings), instance, learner, manager.hook)

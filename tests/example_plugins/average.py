@@ -18,7 +18,7 @@ class Average:
         training, mean = learner.training(task.train), learner.weights.copy()
         for batch in training:
             training.step(learner.loss(batch))
-            mean.lerp_(learner.weights.data, 0.3)
+            mean.lerp_(learner.weights.data, 0.1)
         self.mean = mean
         return training.stats
 

@@ -109,6 +109,9 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
     file.write_text(json.dumps({**saved, "identity": "1a"}))
     with pytest.raises(ClbenchError, match="a checkpoint of another run"):
         load_learner(folder)
+    file.write_text(json.dumps({**saved, "spec": {**saved["spec"], "method": ["moelora"]}}))
+    with pytest.raises(ClbenchError, match=r"learner\.json: not the spec of a run: its method must be a text"):
+        load_learner(folder)
     saved["spec"]["settings"]["colour"] = "red"
     file.write_text(json.dumps(saved))
     with pytest.raises(ClbenchError, match="setting 'colour' is unknown here"):
@@ -120,6 +123,13 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved_run, tmp_path):
     file.write_text("{")
     with pytest.raises(ClbenchError, match=r"learner\.json: cannot be read as JSON"):
         load_learner(folder)
+
+
+def test_frozen_blocks_of_another_backbone_are_refused(saved_run, tmp_path):
+    folder, _, _ = saved_run("olora", epochs=1)
+    wide = save_tiny_t5(tmp_path / "wide", d_model=48)
+    with pytest.raises(ClbenchError, match=r"does not fit method 'olora' on backbone '.*wide': "):
+        load_learner(folder, backbone=str(wide))
 
 
 def damage(file, name, change):
