@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from clbench.cli.parameters import parse_assignments, plugin_option, set_option
 from clbench.options import Option
+from clbench.terminal import Terminal
 
 
 @click.command()
@@ -24,14 +23,14 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
     from clbench.discovery import find_plugins
 
     found = find_plugins(plugins)
-    console = Console()
+    console = Terminal()
     if name is None:
         table = Table("Method", "What it does", "From")
         for method in found.methods.values():
             table.add_row(method.name, method.summary, method.origin)
     else:
         method = found.method(name)
-        console.print(f"{method.name}: {method.summary}", highlight=False)
+        console.print(f"{method.name}: {method.summary}")
         table = option_table(method.options, method.about.variants)
     console.print(table)
 
@@ -49,7 +48,7 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
     kept = [number for number in range(len(titles)) if any(line[number] for line in lines)] or [0]
     table = Table(*(titles[number] for number in kept))
     for line in lines:
-        table.add_row(*(escape(line[number]) for number in kept))
+        table.add_row(*(line[number] for number in kept))
     if not lines:
         table.add_row("(none)")
     return table
@@ -65,7 +64,7 @@ def check_method(
     context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
 ) -> None:
     """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
-    console = Console()
+    console = Terminal()
     with console.status("loading the plugins"):
         from clbench.discovery import find_plugins
 
@@ -80,10 +79,11 @@ def check_method(
 
         torch.set_num_threads(threads)
         findings = check_method(found, method, options)
+    right = "✓" if console.encoding.startswith("utf") else "ok"
     table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
     for finding in findings:
         table.add_row(
-            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"✓ {finding.note}", "green")
+            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"{right} {finding.note}", "green")
         )
     console.print(table)
     context.exit(int(any(finding.fault for finding in findings)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from clbench.atomic import write_atomically
+from safetensors import SafetensorError
+
+from clbench.atomic import make_folder, write_folder_atomically
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
 from clbench.discovery import run_manager
+from clbench.errors import one_line
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
 from clbench.records import metrics
@@ -36,6 +40,8 @@ def execute_run(
 ) -> Record:
     """Run one method on one stream, from its checkpoint if there is one; write and return the record.
 
+    Where other processes may make the same run, the caller holds `opened.files.lock()`.
+
     Args:
         audit: the audit of the data, whose verdict is to be kept in the record.
 
@@ -53,15 +59,16 @@ def execute_run(
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
+    make_folder(files.folder)
     try:
-        with files.lock():
-            run.begin()
+        run.begin()
+        with run.blame("failed"):
             manager.hook.run_stream(run=run)
-            if save_adapter:
-                write_atomically(files.adapter, partial(_save_learner, opened, learner))
-            record = record_of(run, audit)
-            files.write_record(record, _answer_rows(run))
-            files.checkpoint.unlink(missing_ok=True)
+        if save_adapter:
+            write_folder_atomically(files.adapter, partial(_save_learner, opened, learner))
+        record = record_of(run, audit)
+        files.write_record(record, _answer_rows(run))
+        files.checkpoint.unlink(missing_ok=True)
     finally:
         learner.attached.detach()
     return record
@@ -69,7 +76,10 @@ def execute_run(
 
 def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
     """Write the weights, and beside them what `clbench.running.saved_learner.load_learner` needs to make their learner again."""
-    learner.attached.save(folder)
+    try:
+        learner.attached.save(folder)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, one_line(error)) from error
     made = {"spec": opened.spec.as_dict(), "stream_length": learner.stream_length}
     (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_atomically
 from clbench.errors import ClbenchError, unknown
 from clbench.reports.plots.series import Series
 
@@ -101,4 +101,5 @@ def picture(figure: Figure, suffix: str) -> bytes:
 def save(figure: Figure, path: Path) -> None:
     """Write a picture in the format of the file's suffix, atomically."""
     content = picture(figure, file_format(path))
+    make_folder(path.parent)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
