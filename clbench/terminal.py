@@ -2,10 +2,10 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
-import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.status import Status
@@ -22,7 +22,10 @@ def harmless(text: str) -> str:
 
 def say(text: str, err: bool = False) -> None:
     """Print a text and a line feed, without what a terminal obeys."""
-    click.echo(harmless(text), err=err)
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # the process may have been started without
+        stream.write(f"{harmless(text)}\n")
+        stream.flush()
 
 
 def json_text(value: Any) -> str:

@@ -6,6 +6,7 @@ import click
 
 from clbench import __version__
 from clbench.cli.data import audit, streams
+from clbench.cli.doctor import doctor
 from clbench.cli.ending import TRACEBACK, Command
 from clbench.cli.methods import check_method, methods
 from clbench.cli.papers import reproduce
@@ -24,5 +25,5 @@ def main() -> None:
 
 for command in (run, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
     main.add_command(command)
-for command in (presets, reproduce, plot, report):
+for command in (presets, reproduce, plot, report, doctor):
     main.add_command(command)

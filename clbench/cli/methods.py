@@ -12,6 +12,7 @@ from rich.text import Text
 
 from clbench.cli.parameters import parse_assignments, plugin_option, set_option
 from clbench.options import Option
+from clbench.settings import MOST_THREADS
 from clbench.terminal import Terminal
 
 
@@ -58,7 +59,7 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
 @click.argument("name")
 @set_option
 @plugin_option
-@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads. [1]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, help="CPU threads. [1]")
 @click.pass_context
 def check_method(
     context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int

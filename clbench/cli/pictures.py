@@ -31,7 +31,7 @@ def plot(
     differ in order and seed alone are averaged, as on the leaderboard.
     """
     from clbench.errors import unknown
-    from clbench.records.files import read_record, record_paths
+    from clbench.records.files import read_record, readable_records, record_paths
     from clbench.reports.leaderboard import find_record
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
     from clbench.reports.plots.series import series_of
@@ -45,7 +45,7 @@ def plot(
     file = output or Path(f"{kind}.png")
     file_format(file)
     paths = [find_record(name, results) for name in records] or record_paths(results)
-    found = {path: read_record(path) for path in paths}
+    found = {path: read_record(path) for path in paths} if records else readable_records(paths)
     known = {record.method.name for record in found.values()}
     for name in methods:
         if name not in known:

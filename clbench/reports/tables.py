@@ -111,18 +111,30 @@ def csv_text(values: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> 
     columns = list(dict.fromkeys([name for line in values for name in line])) or list(names)
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(values)
+    writer.writerows({name: _csv_cell(value) for name, value in line.items()} for line in values)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a cell that a spreadsheet takes for text, if it is one: a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
 def markdown(sheet: Sheet) -> str:
     """Return a sheet as a markdown table, its notes below."""
     aligns = ["---" if sheet.is_left(number) else "---:" for number in range(len(sheet.header))]
     body = [
-        [_marked(text.replace("|", r"\|"), mark, _MARKDOWN) for text, mark in map(_parts, line)] for line in sheet.lines
+        [_marked(markdown_escape(text), mark, _MARKDOWN) for text, mark in map(_parts, line)] for line in sheet.lines
     ]
-    lines = "\n".join("| " + " | ".join(line) + " |" for line in (sheet.header, aligns, *body))
-    return "\n\n".join([lines, *sheet.notes])
+    header = [markdown_escape(name) for name in sheet.header]
+    lines = "\n".join("| " + " | ".join(line) + " |" for line in (header, aligns, *body))
+    return "\n\n".join([lines, *map(markdown_escape, sheet.notes)])
+
+
+def markdown_escape(text: str) -> str:
+    """Return a text on one line in which markdown finds no tag, no link and no column's end."""
+    kept = re.sub(r"\\|\||\](?=\()", lambda found: f"\\{found[0]}", " ".join(text.splitlines()))
+    return kept.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def latex(sheet: Sheet) -> str:
