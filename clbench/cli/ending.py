@@ -21,6 +21,10 @@ FAULT = 2
 INTERRUPTED = 130
 
 
+class Interrupted(Exception):  # noqa: N818
+    """The user has pressed Ctrl-C."""
+
+
 class Command(click.Group):
     """A group whose commands end in one line and exit code 2 on any error; `--traceback`, wherever it stands, shows the whole."""
 
@@ -42,13 +46,13 @@ class Command(click.Group):
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what would end the program without a word, wherever it is raised, is an error."""
+        """Run a command; what would end the program in another way, wherever it is raised, is an error."""
         try:
             return super().invoke(ctx)
-        except (SystemExit, EOFError) as error:
-            raise ClbenchError(
-                f"{one_line(error)}, raised in {place_of(error)}, would have ended the program"
-            ) from error
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+        except (SystemExit, EOFError, BrokenPipeError) as error:
+            raise ClbenchError(f"{one_line(error)}, raised in {place_of(error)}") from error
 
 
 def _report(error: BaseException) -> int:
@@ -56,7 +60,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return FAULT
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, (Interrupted, KeyboardInterrupt, click.Abort)):
         say("interrupted; the same command goes on after the last finished task", err=True)
         return INTERRUPTED
     say(f"error: {' '.join(_message(error).split())}", err=True)

@@ -137,7 +137,7 @@ def test_a_console_of_another_encoding(tmp_path):
         for encoding in ("cp1252", "ascii"):
             result = command(["leaderboard", "--results", tmp_path, "--format", style], PYTHONIOENCODING=encoding)
             assert result.returncode == 0, result.stderr
-            assert b"\\u2192" in result.stdout
+            assert b"m\\u2192" in result.stdout
 
 
 def test_an_output_that_cannot_be_written_is_an_error():
@@ -177,7 +177,8 @@ def test_a_value_that_cannot_be(clbench, tiny_run, words):
     assert result.stderr.count("\n") == 1, result.stderr
 
 
-def test_names_with_markup_are_names(clbench, tmp_path):
+def test_names_with_markup_are_names(clbench, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     made = record("[/]", options={"[bold]": "[/red]"}, fields={"tasks": [{"name": "[/x]", "version": 1}]})
     RunFiles(tmp_path, "r").write_record(made, [])
     assert "[/] ([bold]=[/red])" in clbench("leaderboard", "--results", tmp_path).stdout.replace("\n", " ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +94,10 @@ def picture(figure: Figure, suffix: str) -> bytes:
 
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
     buffer = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # a name in letters that the font has not is drawn as boxes
         figure.savefig(buffer, format=suffix, metadata=metadata)
     return buffer.getvalue()
 
