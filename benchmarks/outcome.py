@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_atomically
 
 FOLDER = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results" / "benchmarks")
 
@@ -76,5 +76,6 @@ def write_outcome(name: str, device: torch.device, content: Mapping[str, Any]) -
     }
     path = FOLDER / f"{name}_{re.sub(r'[^A-Za-z0-9]+', '-', shown).strip('-').lower()}.json"
     text = json.dumps(whole, indent=1) + "\n"
+    make_folder(path.parent)
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
     return path

@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import entry_points
@@ -19,7 +20,7 @@ import pluggy
 from clbench import hookspecs
 from clbench.about import About, about_of
 from clbench.data.answer_scores import METRICS, Metric
-from clbench.errors import ClbenchError, one_line, unknown
+from clbench.errors import ClbenchError, ClbenchWarning, blame, unknown
 from clbench.options import Option, list_options, restore, settle
 
 HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
@@ -81,10 +82,11 @@ class Method:
             ClbenchError: an option's value is none that it takes, or the method refuses the options.
         """
         values = restore(self.options, options, f"method '{self.name}'")
-        try:
+        module = inspect.getmodule(self.factory)
+        with blame(
+            f"method '{self.name}' ({self.origin}) refuses its options", None if module is None else module.__file__
+        ):
             return self.factory(**values)
-        except (ValueError, TypeError) as error:
-            raise ClbenchError(f"method '{self.name}' ({self.origin}) refuses its options: {error}") from error
 
     def budget(self, options: Mapping[str, Any], rows: int, labels: int) -> int:
         """Return how many training rows of a task, which has so many rows and labels, the method may keep."""
@@ -113,11 +115,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Plugins:
-    """What discovery found: the methods and metrics on offer by name, and every plugin module by its origin."""
+    """What discovery found: the methods and metrics on offer by name, every plugin module by its origin, and what is `broken`."""
 
     methods: Mapping[str, Method]
     modules: Mapping[str, ModuleType]
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    broken: tuple[str, ...] = ()
 
     def method(self, name: str) -> Method:
         """Return a method.
@@ -126,7 +129,8 @@ class Plugins:
             ClbenchError: nobody offers that name.
         """
         if name not in self.methods:
-            raise unknown("method", name, self.methods)
+            also = "".join(f"; {fault}" for fault in self.broken)
+            raise ClbenchError(f"{unknown('method', name, self.methods)}{also}")
         return self.methods[name]
 
 
@@ -140,71 +144,97 @@ def new_manager() -> pluggy.PluginManager:
 def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
     """Return every plugin, and every method and metric on offer.
 
+    An installed package that fails is passed over with a `ClbenchWarning`: it may be none that is wanted.
+
     Raises:
-        ClbenchError: a plugin fails to import, misspells a hook, or offers a name that another one offers.
+        ClbenchError: a plugin that was given by its file, or one of clbench's own, fails to import, misspells a hook, or offers a
+            name that another one offers.
     """
+    modules: dict[str, ModuleType] = {}
+    methods: dict[str, Method] = {}
+    metrics: dict[str, Metric] = dict(METRICS)
+    broken = []
+    for origin, load, wanted in _plugin_places(plugin_files):
+        try:
+            found = _inspect(origin, load)
+            _check_new_names(found, methods, metrics)
+            for method in found.methods.values():
+                _check_declarations(method)
+        except ClbenchError as error:
+            if wanted:
+                raise
+            broken.append(str(error))
+            warnings.warn(f"passed over: {error}", ClbenchWarning, stacklevel=2)
+            continue
+        modules |= found.modules
+        methods |= found.methods
+        metrics |= found.metrics
+    return Plugins(dict(sorted(methods.items())), modules, metrics, tuple(broken))
+
+
+def _inspect(origin: str, load: Callable[[], ModuleType]) -> Plugins:
+    """Return one plugin and what it offers.
+
+    Raises:
+        ClbenchError: anything is wrong with it.
+    """
+    with blame(f"plugin {origin} cannot be imported"):
+        module = load()
     manager = new_manager()
-    modules = dict(_plugin_modules(plugin_files))
-    for origin, module in modules.items():
-        register(manager, module, origin)
+    register(manager, module, origin)
     check_pending(manager)
-    found: dict[str, Method] = {}
-    for implementation in manager.hook.methods.get_hookimpls():
-        origin = implementation.plugin_name
-        for name, factory in _offered("methods", implementation, origin).items():
-            if name in found:
-                raise ClbenchError(f"method '{name}' is offered twice: by {found[name].origin} and by {origin}")
-            found[name] = _checked(Method(name, factory, origin))
-    return Plugins(dict(sorted(found.items())), modules, _find_metrics(manager))
+    methods = {
+        name: Method(name, factory, origin)
+        for implementation in manager.hook.methods.get_hookimpls()
+        for name, factory in _offered("methods", implementation, module).items()
+    }
+    metrics = {
+        name: metric
+        for implementation in manager.hook.metrics.get_hookimpls()
+        for name, metric in _offered("metrics", implementation, module).items()
+    }
+    return Plugins(methods, {origin: module}, metrics)
 
 
-def _checked(method: Method) -> Method:
-    """Return the method, if its declarations can be offered."""
+def _check_new_names(found: Plugins, methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
+    origin = next(iter(found.modules))
+    for name in found.methods:
+        if name in methods:
+            raise ClbenchError(f"method '{name}' is offered twice: by {methods[name].origin} and by {origin}")
+    for name in found.metrics:
+        if name in metrics:
+            raise ClbenchError(f"metric '{name}' is offered twice: the second time by {origin}")
+
+
+def _check_declarations(method: Method) -> None:
+    """Check that the method's declarations can be offered."""
     try:
-        _ = method.options, method.about
+        with blame("its declarations cannot be read"):
+            _ = method.options, method.about
     except ClbenchError as error:
         raise ClbenchError(f"plugin {method.origin}: method '{method.name}': {error}") from error
-    return method
 
 
-def _find_metrics(manager: pluggy.PluginManager) -> dict[str, Metric]:
-    found = dict(METRICS)
-    for implementation in manager.hook.metrics.get_hookimpls():
-        for name, metric in _offered("metrics", implementation, implementation.plugin_name).items():
-            if name in found:
-                raise ClbenchError(f"metric '{name}' is offered twice: the second time by {implementation.plugin_name}")
-            found[name] = metric
-    return found
-
-
-def _offered(hook: str, implementation: pluggy.HookImpl, origin: str) -> Mapping[str, Callable[..., Any]]:
-    try:
+def _offered(hook: str, implementation: pluggy.HookImpl, module: ModuleType) -> Mapping[str, Callable[..., Any]]:
+    origin = implementation.plugin_name
+    with blame(f"plugin {origin}: {hook}() failed", module.__file__):
         offered = implementation.function()
-    except Exception as error:
-        raise ClbenchError(f"plugin {origin}: {hook}() failed: {one_line(error)}") from error
     if not isinstance(offered, Mapping) or not all(callable(factory) for factory in offered.values()):
         raise ClbenchError(f"plugin {origin}: {hook}() must return a mapping from names to callables")
     return offered
 
 
-def _plugin_modules(plugin_files: Iterable[str | Path]) -> Iterable[tuple[str, ModuleType]]:
+def _plugin_places(plugin_files: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], ModuleType], bool]]:
+    """Yield each plugin's origin, what imports it, and whether it must work."""
     for info in pkgutil.iter_modules(importlib.import_module("clbench.plugins").__path__):
         origin = f"clbench.plugins.{info.name}"
-        yield origin, _load(origin, partial(importlib.import_module, origin))
+        yield origin, partial(importlib.import_module, origin), True
     for point in entry_points(group=hookspecs.PROJECT):
-        origin = f"entry point {point.name} ({point.value})"
-        yield origin, _load(origin, point.load)
+        yield f"entry point {point.name} ({point.value})", point.load, False
     for file in dict.fromkeys(Path(file).resolve() for file in plugin_files):
         if not file.is_file():
             raise ClbenchError(f"no plugin file '{file}'")
-        yield str(file), _load(str(file), partial(_import_file, file))
-
-
-def _load(origin: str, load: Callable[[], ModuleType]) -> ModuleType:
-    try:
-        return load()
-    except Exception as error:  # a plugin may raise anything while it is imported
-        raise ClbenchError(f"plugin {origin} cannot be imported: {one_line(error)}") from error
+        yield str(file), partial(_import_file, file), True
 
 
 def _import_file(file: Path) -> ModuleType:

@@ -186,6 +186,13 @@ class Option:
                 return condition, name
         return None
 
+    def has_type(self, value: Any) -> bool:
+        """Return whether a recorded value may be one of the option's, whatever its range was at that time."""
+        if value is None:
+            return self.optional
+        number = float in self.types and (type(value) is int or value in ("inf", "-inf", "nan"))  # as JSON has them
+        return type(value) in self.types or type(value) in map(type, self.choices) or number
+
     def convert(self, value: Any, label: str = "") -> Any:
         """Return the option's value that a text of the command line, or a value of TOML, JSON or Python, stands for.
 
@@ -211,6 +218,8 @@ class Option:
             )
         except msgspec.ValidationError:
             raise ClbenchError(f"{label} takes {self.wanted}, not {_shown(value)}") from None
+        if isinstance(found, str) and not _can_be_written(found):
+            raise ClbenchError(f"{label} takes a text that can be written as UTF-8, not {_shown(value)}")
         if (self.finite and not math.isfinite(found)) if isinstance(found, float) else _is_huge(found):
             raise ClbenchError(f"{label} takes {self.wanted}, not {_shown(value)}")
         return found + 0.0 if isinstance(found, float) else found  # no -0.0, which is 0.0 and would make another run
@@ -221,6 +230,11 @@ class Option:
         limits = msgspec.Meta(**self.limits)
         kinds = [kind if kind is bool or not self.limits else Annotated[kind, limits] for kind in self.types]
         return Union[tuple(kinds)]  # noqa: UP007
+
+
+def _can_be_written(text: str) -> bool:
+    """Say whether a text can stand in a file, and as a path; one with half a character (of a surrogate pair) or NUL cannot."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_huge(value: Any) -> bool:

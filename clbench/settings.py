@@ -7,10 +7,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from clbench.errors import ClbenchError, unknown
 from clbench.options import Option, Search, list_options, restore, settle
+
+# Far above what anybody needs, and below what hangs or kills the process that tries it.
+MOST_EPOCHS = 10_000
+MOST_ROWS = 1_000_000
+MOST_TOKENS = 1_000_000
+MOST_RANK = 4096
+MOST_PADDING = 4096
+MOST_THREADS = 256
 
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (
@@ -48,8 +56,8 @@ class Settings:
     superni_metric: Annotated[
         Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363, 875 and 1687"
     ] = "rouge"
-    epochs: Annotated[int, "passes over each task's training rows", Ge(1)] = 10
-    batch_size: Annotated[int, "examples per optimizer step", Ge(1)] = 8
+    epochs: Annotated[int, "passes over each task's training rows", Ge(1), Le(MOST_EPOCHS)] = 10
+    batch_size: Annotated[int, "examples per optimizer step", Ge(1), Le(MOST_ROWS)] = 8
     micro_batch: Annotated[
         int | None, "examples per forward pass (gradient accumulation); none: the whole batch", Ge(1)
     ] = None
@@ -58,15 +66,19 @@ class Settings:
     warmup_steps: Annotated[int, "warm-up steps per task, at most a tenth of the task's steps", Ge(0)] = 50
     weight_decay: Annotated[float, "AdamW weight decay", Ge(0)] = 0.0
     clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip", Ge(0)] = 1.0
-    max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut", Ge(16)] = 512
-    max_target: Annotated[int | None, "longest training target in tokens; none: as max_answer", Ge(1)] = None
+    max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut", Ge(16), Le(MOST_TOKENS)] = (
+        512
+    )
+    max_target: Annotated[
+        int | None, "longest training target in tokens; none: as max_answer", Ge(1), Le(MOST_TOKENS)
+    ] = None
     template: Annotated[
         Literal["auto", "plain", "alpaca"], "the prompt as it is, or in the Alpaca template; auto: alpaca for a decoder"
     ] = "auto"
-    max_answer: Annotated[int | None, "longest generated answer in tokens; none: the task's own, else 128", Ge(1)] = (
-        None
-    )
-    lora_rank: Annotated[int, "rank of the LoRA adapter", Ge(1), Search(choices=(4, 8, 16, 32, 64))] = 8
+    max_answer: Annotated[
+        int | None, "longest generated answer in tokens; none: the task's own, else 128", Ge(1), Le(MOST_TOKENS)
+    ] = None
+    lora_rank: Annotated[int, "rank of the LoRA adapter", Ge(1), Le(MOST_RANK), Search(choices=(4, 8, 16, 32, 64))] = 8
     lora_alpha: Annotated[float, "LoRA scaling numerator", Gt(0)] = 32.0
     lora_dropout: Annotated[float, "dropout on the LoRA input", Ge(0), Lt(1), Search(0.0, 0.2)] = 0.05
     lora_targets: Annotated[
@@ -78,7 +90,7 @@ class Settings:
         Literal["generate", "labels"], "generate freely, or choose among a task's labels (constrained greedy decoding)"
     ] = "generate"
     verify_answers: Annotated[int, "test rows per task to answer both ways and compare; changes no score", Ge(0)] = 0
-    eval_batch_size: Annotated[int, "most examples per batch of answers", Ge(1)] = 128
+    eval_batch_size: Annotated[int, "most examples per batch of answers", Ge(1), Le(MOST_ROWS)] = 128
     eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers", Ge(1)] = (
         65536
     )
@@ -99,11 +111,15 @@ class Settings:
         int | None,
         "pad lengths to a multiple, so that shapes are few; none: 32 with --compile cudagraphs, else 1",
         Ge(1),
+        Le(MOST_PADDING),
     ] = None
     trust_remote_code: Annotated[bool, "run Python code that comes with the backbone; read it first"] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps ...", MinLen(1)] = "auto"
     threads: Annotated[
-        int | None, "CPU threads; none: PyTorch's choice, which is slow while other programs use the same cores", Ge(1)
+        int | None,
+        "CPU threads; none: PyTorch's choice, which is slow while other programs use the same cores",
+        Ge(1),
+        Le(MOST_THREADS),
     ] = None
     matrix: Annotated[
         Literal["op", "bwt", "lower", "full"],

@@ -68,7 +68,7 @@ class RunSpec:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ClbenchError(f"not the spec of a run: {error}") from None
         return cls.from_dict(content)
 

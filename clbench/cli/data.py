@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_atomically
+from clbench.cli.parameters import PATH, plugin_option
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Example, Stream
 from clbench.errors import ClbenchError
 from clbench.settings import Settings, resolve_settings
+from clbench.terminal import Terminal, json_text, say
 
 NO_TOKENS = "none"
 
@@ -41,7 +39,7 @@ def streams(context: click.Context) -> None:
     """List the streams and tasks; `new` writes and `check` checks a stream of your own."""
     if context.invoked_subcommand is not None:
         return
-    console = Console()
+    console = Terminal()
     table = Table("Stream", "Order", "Tasks")
     for stream in known_streams().values():
         table.add_row(stream.name, str(stream.order), " > ".join(stream.tasks))
@@ -69,16 +67,17 @@ def new(file: str) -> None:
         raise ClbenchError(f"'{file}': a stream file ends in .toml")
     if path.exists():
         raise ClbenchError(f"{path} already exists; choose another name")
+    make_folder(path.parent)
     write_atomically(path, lambda temporary: temporary.write_text(example_file(file), "utf-8"))
-    click.echo(f"{path}: name your files and columns there, then `clbench streams check {path}`")
+    say(f"{path}: name your files and columns there, then `clbench streams check {path}`")
 
 
 @streams.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option(
     "--prompts", type=click.IntRange(0), default=3, help="How many prompts to show, spread over the tasks. [3]"
 )
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
+@plugin_option
 @tokenizer_options
 def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, max_input: str | None) -> None:
     """Check a stream file and its data; show prompts."""
@@ -93,20 +92,20 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
     source = open_source("", stream=stream)
     tasks = make_tasks(source, stream, Selection())
     settings, asking = _asking(backbone, max_input, stream, str(file))
-    console = Console()
-    console.print(f"Stream {stream}", highlight=False, markup=False)
+    console = Terminal()
+    console.print(f"Stream {stream}")
     table = Table("Task", "Train", "Test", "Labels", "Metric", "Longest answer")
     for task in tasks:
         check_labels_round_trip(task.labels, found.metrics[task.metric])
         longest = str(stream.spec(task.name).max_answer)
         labels = ", ".join(task.labels) or "free text"
-        table.add_row(task.name, str(len(task.train)), str(len(task.test)), escape(labels), task.metric, longest)
+        table.add_row(task.name, str(len(task.train)), str(len(task.test)), labels, task.metric, longest)
     console.print(table)
     for number, (name, example) in enumerate(_spread([(task.name, task.train) for task in tasks], prompts), 1):
         _show_prompt(console, number, name, example, asking, settings.max_input)
     for finding in audit_stream(source, stream, asking.count if asking else None, settings.max_input).findings:
-        console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"run it with `clbench run --method ... --stream {file}`", highlight=False, soft_wrap=True)
+        console.print(str(finding), soft_wrap=True)
+    console.print(f"run it with `clbench run --method ... --stream {file}`", soft_wrap=True)
 
 
 def _spread(tasks: Sequence[tuple[str, Sequence[Example]]], count: int) -> list[tuple[str, Example]]:
@@ -137,7 +136,7 @@ class Asking:
 
 
 def _show_prompt(
-    console: Console, number: int, task: str, example: Example, asking: Asking | None, max_input: int
+    console: Terminal, number: int, task: str, example: Example, asking: Asking | None, max_input: int
 ) -> None:
     tokens = ""
     if asking is not None:
@@ -145,9 +144,9 @@ def _show_prompt(
         prompt, target = asking.lengths([example.prompt, example.target])
         shortened = f", shortened to {max_input}" if prompt > max_input else ""
         tokens = f" ({prompt} tokens{shortened}; target {target} tokens)"
-    console.rule(f"prompt {number}, task {escape(task)}{tokens}", align="left")
-    console.print(example.prompt, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"-> {example.target}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.rule(f"prompt {number}, task {task}{tokens}", align="left")
+    console.print(example.prompt, soft_wrap=True)
+    console.print(f"-> {example.target}", style="bold", soft_wrap=True)
 
 
 def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> tuple[Settings, Asking | None]:
@@ -167,8 +166,16 @@ def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> 
 @click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt", help="Layout of the folder. [auto]")
 @tokenizer_options
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table")
+@click.pass_context
 def audit(
-    order: str | None, stream: str | None, data: str, layout: str, backbone: str, max_input: str | None, style: str
+    context: click.Context,
+    order: str | None,
+    stream: str | None,
+    data: str,
+    layout: str,
+    backbone: str,
+    max_input: str | None,
+    style: str,
 ) -> None:
     """Audit a stream's data; exit code 1 if a finding is an error."""
     from clbench.data.audit import audit_stream, audit_table
@@ -183,13 +190,12 @@ def audit(
         open_source(data, layout, chosen), chosen, asking.count if asking else None, settings.max_input
     )
     if style == "json":
-        click.echo(json.dumps(asdict(result) | {"errors": result.errors}, indent=1, ensure_ascii=False))
+        say(json_text(asdict(result) | {"errors": result.errors}))
     else:
-        console = Console()
+        console = Terminal()
         console.print(audit_table(result))
         for finding in result.findings:
-            console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+            console.print(str(finding), soft_wrap=True)
         warnings = len(result.findings) - result.errors
-        console.print(f"errors: {result.errors}, warnings: {warnings}, data: {data}", highlight=False, markup=False)
-    if result.errors:
-        sys.exit(1)
+        console.print(f"errors: {result.errors}, warnings: {warnings}, data: {data}")
+    context.exit(int(result.errors > 0))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
 from clbench.cli.parameters import parse_assignments, plugin_option, set_option
 from clbench.options import Option
+from clbench.settings import MOST_THREADS
+from clbench.terminal import Terminal
 
 
 @click.command()
@@ -24,14 +24,14 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
     from clbench.discovery import find_plugins
 
     found = find_plugins(plugins)
-    console = Console()
+    console = Terminal()
     if name is None:
         table = Table("Method", "What it does", "From")
         for method in found.methods.values():
             table.add_row(method.name, method.summary, method.origin)
     else:
         method = found.method(name)
-        console.print(f"{method.name}: {method.summary}", highlight=False)
+        console.print(f"{method.name}: {method.summary}")
         table = option_table(method.options, method.about.variants)
     console.print(table)
 
@@ -43,11 +43,11 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
     table.add_column("Meaning")
     if variants:
         names = list(variants)
-        table.add_row("variant", escape(" | ".join(names)), escape(names[0]), "a named set of the options below")
+        table.add_row("variant", " | ".join(names), names[0], "a named set of the options below")
     for one in options.values():
         value = ", ".join(filter(None, (one.type_name.replace("|", " | "), one.range_text)))
         search = f"search: {one.search}" if one.search else ""
-        table.add_row(*map(escape, (one.name, value, one.default_text, "\n".join(filter(None, (one.note, search))))))
+        table.add_row(*(one.name, value, one.default_text, "\n".join(filter(None, (one.note, search)))))
     if not table.row_count:
         table.add_row("(none)")
     return table
@@ -57,13 +57,13 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
 @click.argument("name")
 @set_option
 @plugin_option
-@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads. [1]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, help="CPU threads. [1]")
 @click.pass_context
 def check_method(
     context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
 ) -> None:
     """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
-    console = Console()
+    console = Terminal()
     with console.status("loading the plugins"):
         from clbench.discovery import find_plugins
 
@@ -78,10 +78,11 @@ def check_method(
 
         torch.set_num_threads(threads)
         findings = check_method(found, method, options)
+    right = "✓" if console.encoding.startswith("utf") else "ok"
     table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
     for finding in findings:
         table.add_row(
-            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"✓ {finding.note}", "green")
+            finding.check, Text(finding.fault, "red") if finding.fault else Text(f"{right} {finding.note}", "green")
         )
     console.print(table)
     context.exit(int(any(finding.fault for finding in findings)))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from clbench.cli.parameters import (
     ledger_option,
@@ -16,7 +15,9 @@ from clbench.cli.parameters import (
     results_option,
     style_option,
 )
+from clbench.errors import ClbenchError, unknown
 from clbench.reports.tables import show_sheet
+from clbench.terminal import Terminal
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
@@ -56,15 +57,14 @@ def reproduce(
 
     SUITE is table1 ... table10, figure3 ... figure9, or a TOML file like those in suites/; without one, list them.
     """
-    from clbench.errors import unknown
     from clbench.reports.published import read_ledger
     from clbench.reports.reproduce import missing_runs, plan_sheet, suite_sheet, suite_values
     from clbench.reports.suites import read_scales, read_suite, suite_names
 
-    console = Console()
+    console = Terminal()
     if name is None:
         for known in suite_names():
-            console.print(f"{known:10} {read_suite(known).title}", highlight=False)
+            console.print(f"{known:10} {read_suite(known).title}")
         return
     suite, scales, published = read_suite(name), read_scales(), read_ledger(ledger)
     if scale_name not in scales:
@@ -79,12 +79,15 @@ def reproduce(
         show_sheet(console, sheet, values, style)
         _say_cost(console, missing, style)
         return
+    failures: list[str] = []
     if missing:
         _say_cost(console, missing, style)
-        _run_missing(Console(stderr=style != "table"), missing[:most], opener)
+        failures = _run_missing(Terminal(stderr=style != "table"), missing[:most], opener)
     show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)
     if suite.draw:
-        _draw_suite(Console(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
+        _draw_suite(Terminal(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
+    if failures:
+        raise ClbenchError(f"{len(failures)} runs failed; the first: {failures[0]}")
 
 
 def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...]) -> dict[str, Any]:
@@ -111,7 +114,6 @@ def _plan(suite: Suite, scale: Scale, opener: RunOpener, given: dict[str, Any], 
 
 def _readable(folder: Path) -> list[Record]:
     """Return the records of a folder from which times are taken; what is no record is passed over."""
-    from clbench.errors import ClbenchError
     from clbench.records.files import read_record
 
     found = []
@@ -123,31 +125,30 @@ def _readable(folder: Path) -> list[Record]:
     return found
 
 
-def _say_cost(console: Console, missing: list[PlannedRun], style: str) -> None:
+def _say_cost(console: Terminal, missing: list[PlannedRun], style: str) -> None:
     from clbench.reports.reproduce import duration_text
 
     if style == "table":
         cost = duration_text([run.seconds for run in missing])
         text = f"{len(missing)} runs are missing: {cost}" if missing else "nothing is missing"
-        console.print(text, highlight=False)
+        console.print(text)
 
 
-def _run_missing(console: Console, missing: list[PlannedRun], opener: RunOpener) -> None:
+def _run_missing(console: Terminal, missing: list[PlannedRun], opener: RunOpener) -> list[str]:
     from clbench.running.grid import RunMaker
 
     log_maps = any(run.log_maps for run in missing)
-    RunMaker(console, opener, log_maps=log_maps).make_all([run.spec for run in missing])
+    return RunMaker(console, opener, log_maps=log_maps).make_all([run.spec for run in missing])
 
 
-def _draw_suite(console: Console, suite: Suite, cells: list[PlannedCell], file: Path) -> None:
+def _draw_suite(console: Terminal, suite: Suite, cells: list[PlannedCell], file: Path) -> None:
     """Draw the picture of a suite from what is done, and say where it is, or why there is none."""
-    from clbench.errors import ClbenchError
     from clbench.reports.plots.kinds import draw, save
     from clbench.reports.reproduce import suite_series
 
     try:
         save(draw(suite.draw, suite_series(cells), suite.title), file)
     except ClbenchError as error:
-        console.print(f"no picture: {error}", style="yellow", highlight=False, markup=False)
+        console.print(f"no picture: {error}", style="yellow")
     else:
-        console.print(f"picture: {file}", highlight=False, markup=False)
+        console.print(f"picture: {file}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,18 +12,35 @@ from clbench.reports.tables import STYLES
 
 MOST_SEEDS = 1000  # of `--seeds N`
 
-plugin_option = click.option(
-    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin file; repeatable."
-)
+
+class PathType(click.ParamType[Path]):
+    """A path that the system can take."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path.
+
+        Raises:
+            ClbenchError: the text is empty or holds a NUL character.
+        """
+        text = str(value)
+        if not text or "\0" in text:
+            label = param.get_error_hint(ctx) if param is not None and ctx is not None else "a path"
+            raise ClbenchError(f"{label} takes a path, not {text!r}")
+        return Path(text)
+
+
+PATH = PathType()
+
+plugin_option = click.option("--plugin", "plugins", multiple=True, type=PATH, help="A plugin file; repeatable.")
 set_option = click.option(
     "--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable."
 )
-results_option = click.option(
-    "--results", type=click.Path(path_type=Path), default=Path("results"), help="Folder of the records. [results]"
-)
+results_option = click.option("--results", type=PATH, default=Path("results"), help="Folder of the records. [results]")
 stream_option = click.option("--stream", help="Keep one stream (long:1) or family (long).")
 style_option = click.option("--format", "style", type=click.Choice(STYLES), default="table", help="[table]")
-ledger_option = click.option("--ledger", type=click.Path(path_type=Path), help="Folder of published numbers. [ours]")
+ledger_option = click.option("--ledger", type=PATH, help="Folder of published numbers. [ours]")
 source_option = click.option("--source", default="rkif", help="Whose published numbers; all: one row a source. [rkif]")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from clbench.cli.parameters import ledger_option, results_option, source_option, stream_option
+from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option
+from clbench.terminal import Terminal
 
 
 @click.command()
@@ -16,7 +16,7 @@ from clbench.cli.parameters import ledger_option, results_option, source_option,
 @results_option
 @stream_option
 @click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG, SVG or PDF, by its suffix. [KIND.png]")
+@click.option("-o", "--output", type=PATH, help="PNG, SVG or PDF, by its suffix. [KIND.png]")
 def plot(
     kind: str | None,
     records: tuple[str, ...],
@@ -31,28 +31,28 @@ def plot(
     differ in order and seed alone are averaged, as on the leaderboard.
     """
     from clbench.errors import unknown
-    from clbench.records.files import read_record, record_paths
+    from clbench.records.files import read_record, readable_records, record_paths
     from clbench.reports.leaderboard import find_record
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
     from clbench.reports.plots.series import series_of
 
-    console = Console()
+    console = Terminal()
     if kind is None:
         for name, about in KINDS.items():
-            console.print(f"{name:10} {about}", highlight=False)
+            console.print(f"{name:10} {about}")
         return
     check_kind(kind)
     file = output or Path(f"{kind}.png")
     file_format(file)
     paths = [find_record(name, results) for name in records] or record_paths(results)
-    found = {path: read_record(path) for path in paths}
+    found = {path: read_record(path) for path in paths} if records else readable_records(paths)
     known = {record.method.name for record in found.values()}
     for name in methods:
         if name not in known:
             raise unknown("recorded method", name, sorted(known))
     kept = {path: record for path, record in found.items() if record.method.name in (methods or known)}
     save(draw(kind, series_of(kept, kind, stream)), file)
-    console.print(f"{file}", highlight=False, markup=False)
+    console.print(f"{file}")
 
 
 @click.command()
@@ -60,16 +60,17 @@ def plot(
 @stream_option
 @source_option
 @ledger_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), help="[report.html]")
+@click.option("-o", "--output", type=PATH, default=Path("report.html"), help="[report.html]")
 def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
     """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
-    from clbench.atomic import write_atomically
+    from clbench.atomic import make_folder, write_atomically
     from clbench.reports.published import read_ledger
 
-    console = Console()
+    console = Terminal()
     with console.status("making the report"):
         from clbench.reports.page import make_report
 
         page = make_report(results, read_ledger(ledger), source, stream)
+    make_folder(output.parent)
     write_atomically(output, lambda path: path.write_text(page, "utf-8"))
-    console.print(f"{output}", highlight=False, markup=False)
+    console.print(f"{output}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clbench.errors import unknown
 from clbench.options import format_value
 from clbench.settings import list_settings, load_presets, resolve_settings
+from clbench.terminal import Terminal
 
 SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora_targets", "quantize")
 
@@ -19,7 +18,7 @@ SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora
 def presets(name: str | None) -> None:
     """List the presets, or every value of one."""
     known = load_presets()
-    console = Console()
+    console = Terminal()
     if name is None:
         table = Table("Preset", *(title.replace("_", " ").capitalize() for title in SHOWN))
         for one in known:
@@ -46,5 +45,5 @@ def _values(name: str) -> Table:
     for option in list_settings().values():
         if option.name not in ("stream", "seed"):
             origin = name if option.name in known[name] else base if option.name in given else "default"
-            table.add_row(option.name, format_value(values[option.name]), origin, escape(option.note))
+            table.add_row(option.name, format_value(values[option.name]), origin, option.note)
     return table

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from clbench.cli.parameters import ledger_option, results_option, source_option, stream_option, style_option
+from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option, style_option
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.errors import unknown
 from clbench.records.summary import disagreement_text
 from clbench.reports.tables import show_sheet
+from clbench.terminal import Terminal, say
 
 
 @click.command()
@@ -30,19 +30,19 @@ def show(record: str, results: Path) -> None:
     )
 
     content = read_record(find_record(record, results))
-    console = Console()
+    console = Terminal()
     chosen = [content.stream.name, recipe_text(content), changed_options(content)]
-    console.print(f"{content.name}: {', '.join(filter(None, chosen))}", highlight=False)
-    console.print(f"{content.method.name}: score on each task (column) after learning (row)", highlight=False)
+    console.print(f"{content.name}: {', '.join(filter(None, chosen))}")
+    console.print(f"{content.method.name}: score on each task (column) after learning (row)")
     console.print(matrix_table(content))
     measures = {"op": content.metrics.op, "bwt": content.metrics.bwt, "forgetting": content.metrics.forgetting}
     values = [f"{name} {value:.2f}" for name, value in measures.items() if value is not None]
-    console.print(", ".join(values), highlight=False)
+    console.print(", ".join(values))
     for text in filter(None, (disagreement_text(content), cost_text(content))):
-        console.print(text, highlight=False)
-    console.print(environment_text(content), highlight=False)
+        console.print(text)
+    console.print(environment_text(content))
     for note in content.notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
 
 
 @click.command()
@@ -60,13 +60,13 @@ def leaderboard(results: Path, stream: str | None, style: str, significance: boo
     if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
         raise unknown("stream", stream, sorted(known))
     if published:
-        show_comparison(Console(), results, stream, "rkif", None, style)
+        show_comparison(Terminal(), results, stream, "rkif", None, style)
     else:
-        show_leaderboard(Console(), results, stream, style, significance)
+        show_leaderboard(Terminal(), results, stream, style, significance)
 
 
 def show_leaderboard(
-    console: Console, results: Path, stream: str | None, style: str = "table", significance: bool = False
+    console: Terminal, results: Path, stream: str | None, style: str = "table", significance: bool = False
 ) -> None:
     """Print the leaderboard of a results folder."""
     from clbench.records.files import read_records
@@ -79,11 +79,11 @@ def show_leaderboard(
         rows = assess(rows, results)
     text = render(rows, style, console.width)
     if isinstance(text, str):
-        click.echo(text)
+        say(text)
     else:
         console.print(text)
         if significance:
-            console.print(SIGNIFICANCE_NOTE, highlight=False, markup=False)
+            console.print(SIGNIFICANCE_NOTE)
 
 
 @click.command()
@@ -94,11 +94,11 @@ def show_leaderboard(
 @style_option
 def compare(results: Path, stream: str | None, source: str, ledger: Path | None, style: str) -> None:
     """Set the recorded runs beside published numbers, and say what differs in protocol."""
-    show_comparison(Console(), results, stream, source, ledger, style)
+    show_comparison(Terminal(), results, stream, source, ledger, style)
 
 
 def show_comparison(
-    console: Console, results: Path, stream: str | None, source: str, ledger: Path | None, style: str
+    console: Terminal, results: Path, stream: str | None, source: str, ledger: Path | None, style: str
 ) -> None:
     """Print the recorded runs beside published numbers."""
     from clbench.records.files import read_records
@@ -113,11 +113,9 @@ def show_comparison(
 @click.command()
 @click.argument("record")
 @results_option
-@click.option(
-    "--single", type=click.Path(path_type=Path), help="Folder with the tasks learned alone, for FWT. [the record's own]"
-)
-@click.option("--zero-shot", type=click.Path(path_type=Path), help="Record of a run that trained nothing, for FWT.")
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="A plugin with a metric.")
+@click.option("--single", type=PATH, help="Folder with the tasks learned alone, for FWT. [the record's own]")
+@click.option("--zero-shot", type=PATH, help="Record of a run that trained nothing, for FWT.")
+@click.option("--plugin", "plugins", multiple=True, type=PATH, help="A plugin with a metric.")
 @style_option
 def rescore(
     record: str, results: Path, single: Path | None, zero_shot: Path | None, plugins: tuple[Path, ...], style: str
@@ -144,4 +142,4 @@ def rescore(
     values += [{"name": f"{one['metric']} {name}", "value": one[name]} for one in variants for name in ("op", "bwt")]
     for number, sheet in enumerate(rescore_sheets(found, variants, path.name.removesuffix(".json"))):
         if number == 0 or style in ("table", "md", "latex"):
-            show_sheet(Console(), sheet, values, style)
+            show_sheet(Terminal(), sheet, values, style)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from clbench.cli.parameters import parse_assignments, parse_seeds, plugin_option, results_option, set_option
 from clbench.cli.records import show_leaderboard
@@ -19,6 +18,7 @@ from clbench.errors import ClbenchError, unknown
 from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import RunSpec
+from clbench.terminal import Terminal
 
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
@@ -87,9 +87,9 @@ def run(
         for one in chosen
         for seed in parse_seeds(seeds)
     ]
-    console = Console()
+    console = Terminal()
     for one in chosen:
-        console.print(f"Stream {one}", highlight=False)
+        console.print(f"Stream {one}")
     with console.status("loading the plugins"):
         from clbench.discovery import find_plugins
 
@@ -110,9 +110,13 @@ def run(
     from clbench.running.grid import RunMaker
 
     maker = RunMaker(console, opener, force, save_adapter, log_maps)
-    for spec in specs:
-        maker.make(spec)
-    show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
+    if len(specs) == 1:
+        maker.make(specs[0])
+    failures = maker.make_all(specs) if len(specs) > 1 else []
+    if len(failures) < len(specs):
+        show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
+    if failures:
+        raise ClbenchError(f"{len(failures)} of {len(specs)} runs failed; the first: {failures[0]}")
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:

@@ -1,13 +1,13 @@
 """A user's own stream: a TOML file that names its tasks, their files (json, jsonl, csv, tsv, parquet), prompts and metrics."""
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clbench.atomic import read_file
 from clbench.data.catalogue import known_streams
-from clbench.data.rows import Row
+from clbench.data.rows import Row, parse_toml
 from clbench.data.tables import read_table
 from clbench.data.tasks import Stream, TaskSpec
 from clbench.data.templates import Template, cell, cells
@@ -98,7 +98,7 @@ def read_stream(path: Path) -> Stream:
         ClbenchError: the file is missing, is not TOML, or has an unknown key or an unusable value.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = parse_toml(read_file(path).decode())
     except FileNotFoundError:
         raise ClbenchError(f"no stream file '{path}'; `clbench streams new {path}` writes one") from None
     except (OSError, ValueError) as error:

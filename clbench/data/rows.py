@@ -1,11 +1,13 @@
 """Rows: what a source reads before it becomes an example, and the reading of JSON files with errors that name the place."""
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clbench.atomic import read_file
 from clbench.errors import ClbenchError
 
 
@@ -25,12 +27,49 @@ def read_json(path: Path) -> Any:
         ClbenchError: the file is missing, or no JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(read_file(path).decode())
     except FileNotFoundError:
         present = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none"
         raise ClbenchError(f"{path}: no such file (tasks there: {present})") from None
     except (ValueError, OSError) as error:
         raise ClbenchError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text says.
+
+    Raises:
+        ValueError: it is no TOML, or nested deeper than can be read.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def whole(text: str, place: str) -> str:
+    """Return a text of a data file that consists of whole characters.
+
+    Raises:
+        ClbenchError: it holds half of a surrogate pair, which no tokenizer reads and no file takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ClbenchError(f"{place}: half a character ({text[error.start]!r}) in the text {text[:40]!r}") from None
+    return text
 
 
 def json_rows(path: Path, content: object, place: str = "") -> list[dict[str, Any]]:

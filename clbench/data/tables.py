@@ -1,12 +1,11 @@
 """Tables in files: json, jsonl, csv, tsv, parquet, each as a list of rows by column, read whole or refused."""
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clbench.data.rows import json_rows, read_json
+from clbench.data.rows import json_rows, parse_json, read_json
 from clbench.errors import ClbenchError, unknown
 
 
@@ -46,7 +45,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise ClbenchError(f"{path}: row {len(rows)}: cannot be read as JSON: {error}") from None
         if not isinstance(row, dict):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from clbench.data.rows import whole
 from clbench.errors import ClbenchError, unknown
 
 
@@ -78,7 +79,7 @@ def cell(row: Mapping[str, Any], column: str, place: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (str, int, float, bool)):
-        return str(value)
+        return whole(str(value), f"{place}: column '{column}'")
     raise ClbenchError(f"{place}: column '{column}' holds a {type(value).__name__}, expected a text or a number")
 
 

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_atomically
+from clbench.errors import ClbenchError
 
 FORM = 1  # goes up when the way of shortening a prompt changes
 VARIABLE = "CLBENCH_CACHE"  # the folder; "none" keeps nothing
@@ -66,6 +67,7 @@ class TokenCache:
             "ids": torch.tensor([i for one in lists for i in one], dtype=torch.int32),
         }
         try:
+            make_folder(self.path(key).parent)
             write_atomically(self.path(key), lambda path: save_file(content, path))
-        except OSError:
+        except ClbenchError:
             return  # a cache is a convenience

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from clbench.atomic import read_file
 from clbench.data.answer_scores import METRICS, Metric, score_answers
 from clbench.errors import ClbenchError, unknown
 from clbench.records.record import Record
@@ -53,14 +54,16 @@ def read_answers(record: Record, path: Path) -> Cells:
     numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_file(path).split(
+            b"\n"
+        )  # not by characters: an answer may hold one that Python takes for a line's end
     except OSError:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(filter(None, lines), 1):
         try:
             row = msgspec.json.decode(line, type=AnswerRow)
             cells[row.after, numbers[row.task]][row.row] = Answer(row.answer, row.references or (row.target,))
-        except (msgspec.DecodeError, KeyError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
             raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
     _check_complete(record, cells, path)
     return {cell: [rows[row] for row in sorted(rows)] for cell, rows in cells.items()}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from clbench.atomic import write_atomically
-from clbench.errors import ClbenchError
+from clbench.atomic import make_folder, read_file, write_atomically
+from clbench.errors import ClbenchError, ClbenchWarning, one_line
 from clbench.records.answers import AnswerRow
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
+
+LOCK = ".lock"  # how the names of locks end
 
 
 def slug(text: str) -> str:
@@ -57,6 +61,11 @@ class RunFiles:
         """The finished run's adapter in PEFT format, with `--save-adapter`."""
         return self.folder / f"{self.name}.adapter"
 
+    def are_complete(self, with_adapter: bool, with_maps: bool) -> bool:
+        """Return whether the run is finished and all that is wanted of it is there."""
+        wanted = [self.record, self.answers, *[self.adapter] * with_adapter, *[self.maps] * with_maps]
+        return all(path.exists() for path in wanted)
+
     @property
     def maps(self) -> Path:
         """The finished run's maps (`clbench.records.maps`), with `--log-maps`."""
@@ -73,40 +82,70 @@ class RunFiles:
         """Hold this run for one process.
 
         Raises:
-            ClbenchError: another process holds it.
+            ClbenchError: another process holds it, the folder's file system has no locks, or the folder is gone at the end.
         """
         from filelock import FileLock, Timeout  # here: reading records must stay quick
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        path = self.folder / f".{self.name}{LOCK}"
+        if path.is_symlink():  # whoever made it leads the lock elsewhere
+            raise ClbenchError(f"{path}: a link stands where a lock is to be; remove it")
+        lock = FileLock(path, timeout=0)
         try:
-            with FileLock(self.folder / f".{self.name}.lock", timeout=0):
-                yield
+            lock.acquire()
+            begun = path.stat()
         except Timeout:
             raise ClbenchError(f"{self.record} is being made by another process; wait, or use --results") from None
+        except (OSError, NotImplementedError) as error:
+            raise ClbenchError(
+                f"{path}: cannot be locked ({one_line(error)}); --results on a local disk can"
+            ) from error
+        try:
+            yield
+            if not path.exists() or not os.path.samestat(path.stat(), begun):
+                raise ClbenchError(
+                    f"'{self.folder}' was removed while the run was made; files are missing: run it again"
+                )
+        finally:
+            lock.release()
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
+    """Read one record. Its name is that of the file, beside which its other files lie, whatever the content says.
 
     Raises:
         ClbenchError: no such file, no JSON, no record, or one of another schema.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         raise ClbenchError(f"no record '{path}'") from None
-    except OSError as error:
-        raise ClbenchError(f"{path}: cannot be read: {error.strerror}") from None
-    return decode_record(content, str(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ClbenchError(f"{path}: cannot be read: {reason}") from None
+    return msgspec.structs.replace(decode_record(content, str(path)), name=path.name.removesuffix(".json"))
 
 
 def read_records(folder: Path) -> list[Record]:
     """Read every record of a folder (not of its subfolders), in the order of the file names.
 
+    What is no record is passed over with a `ClbenchWarning` that names it.
+
     Raises:
-        ClbenchError: no such folder, or a malformed record.
+        ClbenchError: no such folder.
     """
-    return [read_record(path) for path in record_paths(folder)]
+    return list(readable_records(record_paths(folder)).values())
+
+
+def readable_records(paths: Iterable[Path]) -> dict[Path, Record]:
+    """Read records by their paths; what is none is passed over with a `ClbenchWarning` that names it."""
+    found = {}
+    for path in paths:
+        try:
+            found[path] = read_record(path)
+        except ClbenchError as error:
+            warnings.warn(f"passed over: {error}", ClbenchWarning, stacklevel=2)
+    return found
 
 
 def record_paths(folder: Path) -> list[Path]:

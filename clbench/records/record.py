@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from clbench.errors import ClbenchError
-from clbench.settings import Settings
+from clbench.settings import Settings, list_settings
 from clbench.spec import Value
 
 SCHEMA_VERSION = 2
@@ -100,7 +100,7 @@ class Disagreement(Struct, frozen=True, kw_only=True):
 
     after: int
     task: str
-    rows: int
+    rows: Annotated[int, Meta(ge=1)]
     differing: int
 
 
@@ -180,6 +180,16 @@ class Record(Struct, frozen=True, kw_only=True):
     finished: Annotated[str | None, Meta(description="ISO 8601, UTC")] = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("the tasks must be one or more, each named once")
+        if len(self.scores) != len(names) or any(len(row) != len(names) for row in self.scores):
+            raise ValueError(f"the scores must be {len(names)} rows of {len(names)}, one of each task")
+        for name, value in self.settings.items():
+            if name in list_settings() and not list_settings()[name].has_type(value):
+                raise ValueError(f"setting '{name}' has the value {value!r:.60}")
+
     def setting(self, name: str) -> Any:
         """Return a setting; one that the record's version of clbench had not, as it is by default today."""
         return self.settings[name] if name in self.settings else default_settings()[name]
@@ -229,6 +239,10 @@ class _Versioned(Struct):
     schema_version: int | None = None
 
 
+class OtherSchemaError(ClbenchError):
+    """A record of another version of clbench: nothing is wrong with it, but it cannot be read here."""
+
+
 def decode_record(content: bytes, place: str) -> Record:
     """Read a record from its JSON form; `place` names it in an error.
 
@@ -238,15 +252,15 @@ def decode_record(content: bytes, place: str) -> Record:
     try:
         version = msgspec.json.decode(content, type=_Versioned).schema_version
         if version == 1:
-            raise ClbenchError(
+            raise OtherSchemaError(
                 f"{place}: schema version 1, of clbench 0.1; `python scripts/convert_records.py FOLDER` converts it"
             )
         if version is not None and version != SCHEMA_VERSION:
-            raise ClbenchError(f"{place}: schema version {version}, this clbench reads {SCHEMA_VERSION}")
+            raise OtherSchemaError(f"{place}: schema version {version}, this clbench reads {SCHEMA_VERSION}")
         return msgspec.json.decode(content, type=Record)
     except msgspec.ValidationError as error:
         raise ClbenchError(f"{place}: not a clbench record: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ClbenchError(f"{place}: cannot be read as JSON: {error}") from None
 
 

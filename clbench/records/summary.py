@@ -11,7 +11,8 @@ def measure_of(record: Record, name: str) -> float | None:
     """Return a measure of a record: a score in percent, or the mean over tasks of the minutes an epoch of learning took."""
     if name == "minutes_per_epoch":
         epochs: int = record.setting("epochs")
-        return statistics.fmean(record.timings.learn_seconds) / epochs / 60
+        seconds = record.timings.learn_seconds
+        return statistics.fmean(seconds) / epochs / 60 if seconds and epochs else None
     return {"op": record.metrics.op, "bwt": record.metrics.bwt, "forgetting": record.metrics.forgetting}[name]
 
 

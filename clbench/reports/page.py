@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -93,14 +93,14 @@ def boards_of(rows: Sequence[Row]) -> list[Board]:
 
 
 def leaderboard_sheet(rows: Sequence[Row], folder: Path) -> Sheet:
-    """Return the leaderboard with intervals, p-values and ranks; without, where answers are missing."""
+    """Return the leaderboard with intervals, p-values and ranks; a note says of which rows answers are missing."""
     from clbench.reports.significance import assess
 
-    try:
-        return pivot(assess(rows, folder))
-    except ClbenchError as error:
-        plain = pivot(rows)
-        return Sheet(plain.title, plain.header, plain.lines, plain.left, [f"Without significance: {error}"])
+    assessed = assess(rows, folder)
+    without = [row.label for row in assessed if row.standing is None and row.op is not None]
+    sheet = pivot(assessed)
+    notes = [*sheet.notes, *[f"Without significance, since answers are missing: {', '.join(without)}."] * bool(without)]
+    return replace(sheet, notes=notes)
 
 
 def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:

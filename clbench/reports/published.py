@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -11,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from clbench.data.rows import parse_toml
 from clbench.errors import ClbenchError, unknown
 
 Made = TypeVar("Made", "Published", "Source")
@@ -113,8 +113,8 @@ def read_ledger(folder: Path | None = None) -> list[Published]:
 
 def _read_toml(file: Traversable) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(file.read_text("utf-8"))
+    except (ValueError, OSError) as error:
         raise ClbenchError(f"{file.name}: not TOML: {' '.join(str(error).split())}") from None
 
 

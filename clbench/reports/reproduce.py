@@ -14,7 +14,7 @@ from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream, Task
 from clbench.discovery import Plugins
 from clbench.errors import ClbenchError
-from clbench.records.files import RunFiles, read_record, slug
+from clbench.records.files import RunFiles, readable_records, slug
 from clbench.records.metrics import cells_to_evaluate
 from clbench.records.record import Record
 from clbench.records.summary import measure_of
@@ -65,7 +65,7 @@ class PlannedRun:
     @property
     def is_done(self) -> bool:
         """Whether everything that is wanted of the run is there."""
-        return self.files.record.exists() and (self.files.maps.exists() or not self.log_maps)
+        return self.files.are_complete(with_adapter=False, with_maps=self.log_maps)
 
     @property
     def is_begun(self) -> bool:
@@ -85,7 +85,7 @@ class PlannedCell:
     @property
     def records(self) -> list[Record]:
         """The records of the runs that are done."""
-        return [read_record(run.files.record) for run in self.runs if run.is_done]
+        return list(readable_records(run.files.record for run in self.runs if run.is_done).values())
 
 
 def plan_suite(

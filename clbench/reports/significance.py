@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clbench.errors import ClbenchError, ClbenchWarning
 from clbench.records.answers import read_answers, row_scores
 from clbench.records.bootstrap import Numbers, ScoredRun, Standing, compare_methods
 from clbench.records.files import RunFiles
@@ -19,8 +21,7 @@ from clbench.reports.leaderboard import Row
 def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
     """Return the rows with their standing among the rows that share stream, recipe and test rows.
 
-    Raises:
-        ClbenchError: the answers of a record are missing or not its own.
+    A row of which a record's answers are missing or not its own has none; a `ClbenchWarning` says so.
     """
     boards: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -28,10 +29,18 @@ def assess(rows: Sequence[Row], folder: Path) -> list[Row]:
             boards[row.board].append(number)
     standings: dict[int, Standing] = {}
     for numbers in boards.values():
-        methods = [[scored_run(record, folder) for record in rows[number].records] for number in numbers]
-        ranked = [not rows[number].records[0].method.about.upper_bound for number in numbers]  # shown, not ranked
-        standings |= dict(zip(numbers, compare_methods(methods, ranked), strict=True))
+        methods = {number: runs for number in numbers if (runs := _scored_runs(rows[number], folder))}
+        ranked = [not rows[number].records[0].method.about.upper_bound for number in methods]  # shown, not ranked
+        standings |= dict(zip(methods, compare_methods(list(methods.values()), ranked), strict=True))
     return [replace(row, standing=standings.get(number)) for number, row in enumerate(rows)]
+
+
+def _scored_runs(row: Row, folder: Path) -> list[ScoredRun]:
+    try:
+        return [scored_run(record, folder) for record in row.records]
+    except ClbenchError as error:
+        warnings.warn(f"no interval and no rank of {row.label}: {error}", ClbenchWarning, stacklevel=3)
+        return []
 
 
 def scored_run(record: Record, folder: Path) -> ScoredRun:

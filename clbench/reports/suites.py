@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from clbench.atomic import read_file
+from clbench.data.rows import parse_toml
 from clbench.errors import ClbenchError, unknown
 
 SCALES = "scales.toml"
@@ -91,11 +93,11 @@ def read_suite(name: str) -> Suite:
     else:
         raise unknown("suite", name, suite_names())
     try:
-        content = tomllib.loads(place.read_text("utf-8"))
+        content = parse_toml(read_file(place).decode() if isinstance(place, Path) else place.read_text("utf-8"))
         columns = [Column(**column) for column in content.pop("columns")]
         rows = [Line(**row) for row in content.pop("rows")]
         suite = Suite(name=place.name.removesuffix(".toml"), columns=columns, rows=rows, **content)
-    except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ClbenchError(f"suite '{place}': {' '.join(str(error).split())}") from None
     for column in suite.columns:
         for measure in column.measures:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from clbench.terminal import json_text, say
 
 STYLES = ("table", "md", "csv", "latex", "json")
 MANY = 7  # columns from which a table is a wide one
 ROOM = 13  # characters that each column of a wide table needs; with less, each line becomes a block
 LONG = 60  # LaTeX: characters from which a column is broken into lines
 PAGE = 76  # LaTeX: characters that a line takes
-_MARKUP = {"best": ("[bold]", "[/bold]"), "close": ("[underline]", "[/underline]")}
+_LOOKS = {"": "", "best": "bold", "close": "underline"}
 _MARKDOWN = {"best": ("**", "**"), "close": ("<u>", "</u>")}
 _LATEX = {"best": (r"\textbf{", "}"), "close": (r"\underline{", "}")}
 _LATEX_CHARACTERS = {
@@ -63,19 +63,19 @@ def show_sheet(console: Console, sheet: Sheet, values: Sequence[Mapping[str, Any
         for note in sheet.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=False)
     else:
-        click.echo(sheet_text(sheet, values, style))
+        say(sheet_text(sheet, values, style))
 
 
 def sheet_text(sheet: Sheet, values: Sequence[Mapping[str, Any]], style: str) -> str:
     """Return a sheet as text in the style 'md' or 'latex', or the values as 'csv' or 'json'."""
     if style == "json":
-        return json.dumps(list(values), indent=1, ensure_ascii=False)
+        return json_text(list(values))
     if style == "csv":
         return csv_text(values)
     return markdown(sheet) if style == "md" else latex(sheet)
 
 
-def _parts(cell: str | Cell) -> tuple[str, str]:
+def _parts(cell: str | Cell) -> tuple[str, Mark]:
     return (cell, "") if isinstance(cell, str) else (cell.text, cell.mark)
 
 
@@ -86,20 +86,20 @@ def _marked(text: str, mark: str, marks: Mapping[str, tuple[str, str]]) -> str:
 
 def rich_sheet(sheet: Sheet, width: int = 80) -> Table:
     """Return a sheet as a rich table; one of many columns, on a narrow terminal, as a block of two columns a line."""
-    cells = [[_marked(escape(text), mark, _MARKUP) for text, mark in map(_parts, line)] for line in sheet.lines]
+    cells = [[Text(text, _LOOKS[mark]) for text, mark in map(_parts, line)] for line in sheet.lines]
     if len(sheet.header) >= MANY and width < ROOM * len(sheet.header):
-        table = Table(title=escape(sheet.title), title_justify="left", show_header=False)
+        table = Table(title=Text(sheet.title), title_justify="left", show_header=False)
         table.add_column(overflow="fold")
         table.add_column(overflow="fold")
         for line in cells:
             for number, (name, cell) in enumerate(zip(sheet.header, line, strict=True)):
-                if cell not in ("", "-"):
-                    table.add_row(escape(name), cell, end_section=number == len(line) - 1)
+                if cell.plain not in ("", "-"):
+                    table.add_row(Text(name), cell, end_section=number == len(line) - 1)
             table.add_section()
         return table
-    table = Table(title=escape(sheet.title), title_justify="left", min_width=min(width, len(sheet.title)))
+    table = Table(title=Text(sheet.title), title_justify="left", min_width=min(width, len(sheet.title)))
     for number, name in enumerate(sheet.header):
-        table.add_column(escape(name), justify="left" if sheet.is_left(number) else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if sheet.is_left(number) else "right", overflow="fold")
     for line in cells:
         table.add_row(*line)
     return table
@@ -111,18 +111,30 @@ def csv_text(values: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> 
     columns = list(dict.fromkeys([name for line in values for name in line])) or list(names)
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(values)
+    writer.writerows({name: _csv_cell(value) for name, value in line.items()} for line in values)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a cell that a spreadsheet takes for text, if it is one: a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
 def markdown(sheet: Sheet) -> str:
     """Return a sheet as a markdown table, its notes below."""
     aligns = ["---" if sheet.is_left(number) else "---:" for number in range(len(sheet.header))]
     body = [
-        [_marked(text.replace("|", r"\|"), mark, _MARKDOWN) for text, mark in map(_parts, line)] for line in sheet.lines
+        [_marked(markdown_escape(text), mark, _MARKDOWN) for text, mark in map(_parts, line)] for line in sheet.lines
     ]
-    lines = "\n".join("| " + " | ".join(line) + " |" for line in (sheet.header, aligns, *body))
-    return "\n\n".join([lines, *sheet.notes])
+    header = [markdown_escape(name) for name in sheet.header]
+    lines = "\n".join("| " + " | ".join(line) + " |" for line in (header, aligns, *body))
+    return "\n\n".join([lines, *map(markdown_escape, sheet.notes)])
+
+
+def markdown_escape(text: str) -> str:
+    """Return a text on one line in which markdown finds no tag, no link and no column's end."""
+    kept = re.sub(r"\\|\||\](?=\()", lambda found: f"\\{found[0]}", " ".join(text.splitlines()))
+    return kept.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def latex(sheet: Sheet) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from clbench.atomic import write_atomically
@@ -52,7 +52,8 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], identity: str) -> No
     tensors: dict[str, Tensor] = {}
     header = {"schema_version": str(SCHEMA_VERSION), "identity": identity}
     text = json.dumps(_pack(content, "state", tensors))
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, header | {"content": text}))
+    stored = save(tensors, header | {"content": text})
+    write_atomically(path, lambda temporary: temporary.write_bytes(stored))
 
 
 def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _reached(run: OpenedRun, force: bool, save_adapter: bool) -> tuple[int, str]
     if force:
         return 0, ""
     try:
-        if files.record.exists() and (files.adapter.exists() or not save_adapter):
+        if files.are_complete(save_adapter, with_maps=False):
             read_record(files.record)
             return len(run.tasks), ""
         if files.checkpoint.exists():

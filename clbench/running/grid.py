@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, one_line
 from clbench.model.backbone import Backbone, load_backbone_of
 from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.records.summary import disagreement_text, summarise
-from clbench.running.opening import RunOpener
+from clbench.running.opening import OpenedRun, RunOpener
 from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
@@ -47,6 +47,12 @@ class RunMaker:
         opened = self.opener.open(spec)
         if self.is_finished(opened.files):
             return read_record(opened.files.record)
+        with opened.files.lock():
+            return self._make_locked(spec, opened)
+
+    def _make_locked(self, spec: RunSpec, opened: OpenedRun) -> Record:
+        if self.is_finished(opened.files):  # by another process, in the meantime
+            return read_record(opened.files.record)
         if self.force:
             opened.files.checkpoint.unlink(missing_ok=True)
         backbone = self.backbone(spec)
@@ -61,8 +67,7 @@ class RunMaker:
 
     def is_finished(self, files: RunFiles) -> bool:
         """Return, and say, whether all that is wanted of a run is there; never with `force`."""
-        extras = (files.adapter.exists() or not self.save_adapter) and (files.maps.exists() or not self.log_maps)
-        finished = files.record.exists() and extras and not self.force
+        finished = not self.force and files.are_complete(self.save_adapter, self.log_maps)
         if finished:
             self.console.print(f"already finished: {summarise(read_record(files.record))} (--force repeats it)")
         return finished
@@ -80,11 +85,14 @@ class RunMaker:
         """Return the plugins that watch a run."""
         return [ProgressDisplay(self.console, str(spec)), *([MapLog()] if self.log_maps else [])]
 
-    def make_all(self, specs: Sequence[RunSpec]) -> None:
-        """Make the runs one after another; say why one failed and go on with the next."""
+    def make_all(self, specs: Sequence[RunSpec]) -> list[str]:
+        """Make the runs one after another; say why one failed and go on with the next. Return what failed, and why."""
+        failures = []
         for number, spec in enumerate(specs, 1):
             self.console.print(f"run {number} of {len(specs)}", highlight=False)
             try:
                 self.make(spec)
-            except ClbenchError as error:  # the other runs do not depend on this one
-                self.console.print(f"failed: {error}", style="red", highlight=False, markup=False)
+            except Exception as error:  # the other runs do not depend on this one
+                failures.append(f"{spec}: {error if isinstance(error, ClbenchError) else one_line(error)}")
+                self.console.print(f"failed: {failures[-1]}", style="red", highlight=False, markup=False)
+        return failures

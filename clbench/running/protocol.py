@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from clbench.answering.agreement import count_disagreement
 from clbench.data.answer_scores import Metric, score_answers
 from clbench.data.tasks import Task
-from clbench.errors import ClbenchError, one_line
+from clbench.errors import ClbenchError, blame
 from clbench.hookspecs import hookimpl
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
@@ -86,6 +88,15 @@ class Run:
         """The metrics on offer, by name."""
         return self.opened.plugins.metrics
 
+    def blame(self, deed: str) -> AbstractContextManager[None]:
+        """Return a context in which what is raised is the method's fault; the error says so."""
+        return blame(f"method '{self.method_name}' {deed}", self._method_file)
+
+    @property
+    def _method_file(self) -> str | None:
+        module = inspect.getmodule(type(self.method))
+        return None if module is None else module.__file__
+
     def learn(self, task: Task, index: int) -> None:
         """Let the method learn a task as the stream's task `index`; keep its time and what it reports.
 
@@ -94,17 +105,11 @@ class Run:
         """
         self.learner.begin_task(index, task)
         begin = time.perf_counter()
-        try:
+        with self.blame(f"failed on task '{task.name}'"):
             report = self.hook.learn_task(learner=self.learner, task=task)
             if report is None:
                 raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
             learned = {str(name): float(value) for name, value in report.items()}
-        except ClbenchError:
-            raise
-        except Exception as error:  # a method may raise anything
-            raise ClbenchError(
-                f"method '{self.method_name}' failed on task '{task.name}': {one_line(error)}"
-            ) from error
         if not torch.isfinite(self.learner.weights.data).all():
             raise ClbenchError(
                 f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
@@ -125,7 +130,9 @@ class Run:
             begin = time.perf_counter()
             answers = self.ask(task)
             accepted = [example.accepted for example in task.test]
-            self.progress.scores[index][j] = score_answers(task.metric, answers, accepted, self.metrics)
+            with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
+                score = score_answers(task.metric, answers, accepted, self.metrics)
+            self.progress.scores[index][j] = score
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
         self.progress.evaluate_seconds.append(seconds)
@@ -142,7 +149,7 @@ class Run:
         Raises:
             ClbenchError: the method fails or does not give one answer a question.
         """
-        return ask_method(self.method_name, self.hook, self.learner, task)
+        return ask_method(self.method_name, self.hook, self.learner, task, self._method_file)
 
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.
@@ -169,27 +176,30 @@ class Run:
     def begin(self) -> None:
         """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
         if not self.files.checkpoint.exists():
-            self.hook.attach(learner=self.learner)
+            with self.blame("failed to attach its weights"):
+                self.hook.attach(learner=self.learner)
             return
         content = load_checkpoint(self.files.checkpoint, self.learner.device, self.opened.identity)
         self.progress = Progress(**content["progress"])
         restore_state(self.method, content["method"])
-        self.hook.attach(learner=self.learner)
+        with self.blame("failed to attach its weights"):
+            self.hook.attach(learner=self.learner)
         self.learner.weights.assign(content["weights"])
 
 
-def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task) -> list[str]:
+def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task, file: str | None = None) -> list[str]:
     """Return a method's answers to a task's test questions, by its `evaluate` hook.
+
+    Args:
+        file: the method's own, for the error.
 
     Raises:
         ClbenchError: the method fails or does not give one answer a question.
     """
-    try:
+    with blame(f"method '{name}' failed to answer task '{task.name}'", file):
         answers = [str(answer) for answer in hook.evaluate(learner=learner, task=task)]
-    except ClbenchError:
-        raise
-    except Exception as error:  # a method may raise anything
-        raise ClbenchError(f"method '{name}' failed to answer task '{task.name}': {one_line(error)}") from error
+        for answer in answers:
+            answer.encode()  # half a character cannot be written down
     if len(answers) != len(task.test):
         raise ClbenchError(
             f"method '{name}' gave {len(answers)} answers to the {len(task.test)} questions of task '{task.name}'"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_folder_atomically
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
 from clbench.discovery import run_manager
@@ -33,6 +33,8 @@ def execute_run(
 ) -> Record:
     """Run one method on one stream, from its checkpoint if there is one; write and return the record.
 
+    Where other processes may make the same run, the caller holds `opened.files.lock()`.
+
     Args:
         audit: the audit of the data, whose verdict is to be kept in the record.
 
@@ -50,15 +52,16 @@ def execute_run(
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
+    make_folder(files.folder)
     try:
-        with files.lock():
-            run.begin()
+        run.begin()
+        with run.blame("failed"):
             manager.hook.run_stream(run=run)
-            if save_adapter:
-                write_atomically(files.adapter, partial(save_learner, opened, learner))
-            record = record_of(run, audit)
-            files.write_record(record, _answer_rows(run))
-            files.checkpoint.unlink(missing_ok=True)
+        if save_adapter:
+            write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
+        record = record_of(run, audit)
+        files.write_record(record, _answer_rows(run))
+        files.checkpoint.unlink(missing_ok=True)
     finally:
         learner.attached.detach()
     return record

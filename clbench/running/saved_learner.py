@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
+from safetensors import SafetensorError
 
 from clbench.data.tasks import Example, Task
 from clbench.discovery import Plugins, find_plugins, run_manager
@@ -76,11 +78,13 @@ def save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
     Raises:
         ClbenchError: the method's state holds something that cannot be stored.
     """
-    learner.attached.save(folder)
     try:
+        learner.attached.save(folder)
         save_checkpoint(folder / STATE_FILE, state_of(opened.instance), opened.identity)
     except TypeError as error:
         raise ClbenchError(f"method '{opened.method.name}': {error}") from error
+    except SafetensorError as error:  # how safetensors says that a disk is full
+        raise OSError(errno.EIO, one_line(error)) from error
     made = {"spec": opened.spec.as_dict(), "stream_length": learner.stream_length, "identity": opened.identity}
     (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 

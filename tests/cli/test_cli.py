@@ -196,7 +196,10 @@ def test_a_failing_method_is_one_line_and_leaves_nothing(clbench, tmp_path, tiny
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
     assert not [path for path in (tmp_path / "results").glob("*") if not path.name.endswith(".lock")]
-    assert clbench("--traceback", *tiny_run, "--method", "m", "--stream", "sst-2", "--plugin", plugin).exit_code == 1
+    for words in (["--traceback", *tiny_run], [*tiny_run, "--traceback"]):
+        result = clbench(*words, "--method", "m", "--stream", "sst-2", "--plugin", plugin)
+        assert result.exit_code == 2
+        assert "Traceback (most recent call last)" in result.output
 
 
 def test_unknown_lora_targets_name_the_modules(clbench, tiny_run):

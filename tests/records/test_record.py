@@ -89,7 +89,7 @@ def test_what_is_no_record_is_one_line():
 def test_the_files_of_a_run_hold_the_record_that_was_written(tmp_path):
     made, files = record(), RunFiles(tmp_path, "r")
     files.write_record(made, [])
-    assert read_record(files.record) == made
+    assert read_record(files.record) == msgspec.structs.replace(made, name="r")  # where its answers lie
     assert isinstance(made, Record)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from clbench.atomic import write_atomically
 from clbench.data.tasks import Example
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, ClbenchWarning
 from clbench.learning.replay_memory import Memory
 from clbench.records.files import RunFiles, read_record, read_records, slug
 from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
@@ -105,7 +105,9 @@ def test_a_run_is_held_by_one_process(tmp_path):
 def test_malformed_records(tmp_path, text, message):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ClbenchError, match=message):
-        read_records(tmp_path)
+        read_record(tmp_path / "r.json")
+    with pytest.warns(ClbenchWarning, match=rf"passed over: .*r\.json: .*{message}"):
+        assert read_records(tmp_path) == []
 
 
 def test_missing_record_and_folder(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.atomic import write_atomically
+from clbench.atomic import make_folder, write_atomically
 from clbench.errors import ClbenchError, unknown
 from clbench.reports.plots.series import Series
 
@@ -93,7 +94,10 @@ def picture(figure: Figure, suffix: str) -> bytes:
 
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
     buffer = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # a name in letters that the font has not is drawn as boxes
         figure.savefig(buffer, format=suffix, metadata=metadata)
     return buffer.getvalue()
 
@@ -101,4 +105,5 @@ def picture(figure: Figure, suffix: str) -> bytes:
 def save(figure: Figure, path: Path) -> None:
     """Write a picture in the format of the file's suffix, atomically."""
     content = picture(figure, file_format(path))
+    make_folder(path.parent)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -173,7 +173,7 @@ def time(series: Sequence[Series]) -> Figure:
     for one in series:
         values = to_numbers([[measure_of(record, "minutes_per_epoch")] for record in one.records])
         found[groups.index(one.group), labels.index(one.label)] = values.mean(), spread(values)[0]
-    unit, factor = ("seconds", 60) if np.nanmax(found) < SHORT else ("minutes", 1)
+    unit, factor = ("seconds", 60) if np.nanmax(found, initial=0.0) < SHORT else ("minutes", 1)
     found *= factor
     bar = 0.8 / len(groups)
     figure = new_figure(7.0, max(2.2, len(labels) * (0.16 + 0.2 * len(groups)) + 1.2))

@@ -37,6 +37,7 @@ def style() -> AbstractContextManager[None]:
             "savefig.dpi": 130,
             "svg.hashsalt": "clbench",
             "svg.fonttype": "path",
+            "text.parse_math": False,  # a name may hold what mathematics does not: $
         }
     )
 

@@ -1,0 +1,132 @@
+"""How a command ends: whatever is raised, in one line and an exit code; and how its text gets out, whatever the outlet."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
+
+from clbench.errors import ClbenchError, ClbenchWarning, one_line, place_of
+from clbench.terminal import say
+
+TRACEBACK = "--traceback"
+FAULT = 2
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The user has pressed Ctrl-C."""
+
+
+class Command(click.Group):
+    """A group whose commands end in one line and exit code 2 on any error; `--traceback`, wherever it stands, shows the whole."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run the command that the words name and end the process."""
+        words = list(sys.argv[1:] if args is None else args)
+        kept = [word for word in words if word != TRACEBACK]
+        with outlets(), short_warnings():
+            try:
+                code = super().main(kept, *rest, **extra | {"standalone_mode": False}) or 0
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            except SystemExit:  # of shell completion
+                raise
+            except BaseException as error:
+                if TRACEBACK in words:
+                    traceback.print_exception(error)
+                code = _report(error)
+        sys.exit(code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what would end the program in another way, wherever it is raised, is an error."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+        except (SystemExit, EOFError, BrokenPipeError) as error:
+            raise ClbenchError(f"{one_line(error)}, raised in {place_of(error)}") from error
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line what was raised, and return the exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return FAULT
+    if isinstance(error, (Interrupted, KeyboardInterrupt, click.Abort)):
+        say("interrupted; the same command goes on after the last finished task", err=True)
+        return INTERRUPTED
+    say(f"error: {' '.join(_message(error).split())}", err=True)
+    return FAULT
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, ClbenchError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{one_line(error)} ({place_of(error)}; {TRACEBACK} shows the whole)"
+
+
+class Pipe(io.FileIO):
+    """A file that goes on without a word when nobody reads any more (`| head`): a run must not end by that."""
+
+    def write(self, data: Any, /) -> int:
+        """Write, or drop what nobody reads."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+@contextmanager
+def outlets() -> Iterator[None]:
+    """Let standard output and error take every character, if need be as an escape, and outlive a closed pipe."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _outlet(stream: TextIO) -> TextIO:
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="backslashreplace")
+    raw = stream.buffer.raw if isinstance(stream.buffer, io.BufferedWriter) else stream.buffer
+    if type(raw) is not io.FileIO or os.name == "nt":
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(Pipe(raw.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Print each warning of clbench once, in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ClbenchWarning)
+        show, said = warnings.showwarning, set[str]()
+
+        def shorten(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, ClbenchWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(f"warning: {' '.join(str(message).split())}", err=True)
+
+        warnings.showwarning = shorten
+        yield
