@@ -30,13 +30,17 @@ from clbench.settings import Settings
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process."""
+    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process.
+
+    `spoiled` names what a run left otherwise than it was loaded; no other run may have it then.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     device: torch.device
     limits: BatchLimits = field(default_factory=BatchLimits)
+    spoiled: Sequence[str] = ()
     _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
     @property

@@ -66,8 +66,14 @@ class RunMaker:
         return finished
 
     def backbone(self, spec: RunSpec) -> Backbone:
-        """Return a run's backbone, loaded unless it is that of the last run."""
+        """Return a run's backbone, loaded unless it is that of the last run, and still as it was."""
         wanted = spec.settings.backbone_arguments
+        if self._loaded is not None and self._loaded[1].spoiled:
+            first, *more = self._loaded[1].spoiled
+            others = f" and {len(more)} more" if more else ""
+            line = f"the last run changed its frozen backbone ({first}{others}): it is loaded anew"
+            self.console.print(line, style="yellow", highlight=False, markup=False)
+            self._loaded = None
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two at a time may not fit
             with self.console.status(f"loading backbone {spec.settings.backbone}"):

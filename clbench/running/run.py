@@ -14,6 +14,7 @@ from clbench.data.sources import check_labels_round_trip
 from clbench.discovery import run_manager
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
+from clbench.model.frozen import Frozen
 from clbench.records import metrics
 from clbench.records.answers import AnswerRow
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
@@ -53,18 +54,34 @@ def execute_run(
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
+    frozen = Frozen.of(backbone.model)
     try:
         with files.lock():
             run.begin()
             manager.hook.run_stream(run=run)
             if save_adapter:
                 write_atomically(files.adapter, partial(_save_learner, opened, learner))
-            record = record_of(run, audit)
+            record = record_of(run, audit, notes_of(run, frozen.changed()))
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
+        changed = frozen.changed()
         learner.attached.detach()
+        backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
     return record
+
+
+def notes_of(run: Run, changed: Sequence[str]) -> list[str]:
+    """Return what a reader of the scores must know.
+
+    Args:
+        changed: names of the frozen tensors that the run changed.
+    """
+    notes = []
+    if changed:
+        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        notes.append(f"the method changed the frozen backbone ({names}); a resumed run would not have these changes")
+    return notes
 
 
 def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
@@ -74,7 +91,7 @@ def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
     (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
-def record_of(run: Run, audit: Audit | None) -> Record:
+def record_of(run: Run, audit: Audit | None, notes: Sequence[str] = ()) -> Record:
     """Return a finished run's record."""
     progress, opened, model = run.progress, run.opened, run.learner.model
     run.note_memory()
@@ -105,6 +122,7 @@ def record_of(run: Run, audit: Audit | None) -> Record:
         audit=None if audit is None else audit.verdict,
         started=progress.started,
         finished=_now(),
+        notes=notes,
     )
 
 
