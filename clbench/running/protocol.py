@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -18,7 +19,7 @@ from clbench.hookspecs import hookimpl
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
-from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.running.checkpoints import damaged, load_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.settings import Settings
@@ -184,11 +185,52 @@ class Run:
         if not self.files.checkpoint.exists():
             self.hook.attach(learner=self.learner)
             return
-        content = load_checkpoint(self.files.checkpoint, self.learner.device, self.opened.identity)
-        self.progress = Progress(**content["progress"])
+        path = self.files.checkpoint
+        content = load_checkpoint(path, self.learner.device, self.opened.identity)
+        self.progress = read_progress(path, content, len(self.tasks))
+        if content["method"].keys() != state_of(self.method).keys():
+            raise damaged(
+                path, f"the method's state is {sorted(state_of(self.method))}, not {sorted(content['method'])}"
+            )
         restore_state(self.method, content["method"])
         self.hook.attach(learner=self.learner)
-        self.learner.weights.assign(content["weights"])
+        try:
+            self.learner.weights.assign(content["weights"])
+        except (ValueError, AttributeError) as error:
+            raise damaged(path, error) from None
+
+
+def read_progress(path: Path, content: Mapping[str, Any], tasks: int) -> Progress:
+    """Return the progress that a checkpoint holds, of a run over so many tasks.
+
+    Raises:
+        ClbenchError: it cannot be that of such a run.
+    """
+    try:
+        progress = Progress(**content["progress"])
+        if not 0 <= progress.done <= tasks:
+            raise ValueError(f"{progress.done} of {tasks} tasks are done")
+        _check_scores(progress.scores, tasks)
+        if not len(progress.learned) == len(progress.learn_seconds) == progress.done:
+            raise ValueError(f"{len(progress.learned)} reports on {progress.done} tasks")
+        if any(int(row) >= progress.done for row in progress.answers):
+            raise ValueError("answers after a task that was not learned")
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from None
+    return progress
+
+
+def _check_scores(scores: Sequence[Sequence[float | None]], tasks: int) -> None:
+    """Check that scores are a matrix of percentages.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if [len(row) for row in scores] != [tasks] * tasks:
+        raise ValueError(f"the scores of {tasks} tasks are no {tasks} x {tasks} matrix")
+    for score in (score for row in scores for score in row if score is not None):
+        if not 0 <= score <= 100:
+            raise ValueError(f"a score is {score}, not 0 to 100")
 
 
 class DefaultProtocol:
