@@ -54,6 +54,8 @@ class RunMaker:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
         record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
+        for note in record.notes:
+            self.console.print(f"warning: {note}", style="yellow", highlight=False, markup=False)
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
 

@@ -16,12 +16,14 @@ from clbench.data.answer_scores import Metric, score_answers
 from clbench.data.tasks import Task
 from clbench.errors import ClbenchError, one_line
 from clbench.hookspecs import hookimpl
+from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import damaged, load_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
+from clbench.running.remarks import on_losses
 from clbench.settings import Settings
 
 
@@ -30,8 +32,8 @@ class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
-    watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `remarks` are what a
+    reader must know; `logs` is what watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
     """
 
     scores: list[list[float | None]]
@@ -44,6 +46,7 @@ class Progress:
     verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
     peak_memory: int = 0
+    remarks: list[dict[str, str]] = field(default_factory=list)
     logs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -100,16 +103,19 @@ class Run:
             if report is None:
                 raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
             learned = {str(name): float(value) for name, value in report.items()}
+            if not torch.isfinite(self.learner.weights.data).all():
+                phase = self.learner.phase
+                losses = torch.empty(0) if phase is None else phase.losses[: phase.taken]
+                raise NotFiniteError(describe(self.learner.weights, losses, gradient=False))
         except ClbenchError:
             raise
+        except NotFiniteError as error:
+            raise ClbenchError(f"method '{self.method_name}' failed on task '{task.name}': {error}") from error
         except Exception as error:  # a method may raise anything
             raise ClbenchError(
                 f"method '{self.method_name}' failed on task '{task.name}': {one_line(error)}"
             ) from error
-        if not torch.isfinite(self.learner.weights.data).all():
-            raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
-            )
+        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses))
         seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
         self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)

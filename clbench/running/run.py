@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from clbench.atomic import write_atomically
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
@@ -23,6 +25,7 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
+from clbench.running.remarks import Remark, on_answers, on_backbone
 from clbench.spec import PROTOCOL_VERSION
 
 LEARNER_FILE = "learner.json"  # in the folder of a saved run
@@ -61,7 +64,7 @@ def execute_run(
             manager.hook.run_stream(run=run)
             if save_adapter:
                 write_atomically(files.adapter, partial(_save_learner, opened, learner))
-            record = record_of(run, audit, notes_of(run, frozen.changed()))
+            record = record_of(run, audit, remarks_on(run, frozen.changed()))
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
     finally:
@@ -71,17 +74,15 @@ def execute_run(
     return record
 
 
-def notes_of(run: Run, changed: Sequence[str]) -> list[str]:
-    """Return what a reader of the scores must know.
+def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
+    """Return what a reader of a finished run's scores must know.
 
     Args:
         changed: names of the frozen tensors that the run changed.
     """
-    notes = []
-    if changed:
-        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        notes.append(f"the method changed the frozen backbone ({names}); a resumed run would not have these changes")
-    return notes
+    kept = [msgspec.convert(remark, Remark) for remark in run.progress.remarks]
+    last = run.progress.answers.get(str(len(run.tasks) - 1), {})
+    return [*kept, *on_answers(run.tasks, last), *on_backbone(changed)]
 
 
 def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
@@ -91,7 +92,7 @@ def _save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
     (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
-def record_of(run: Run, audit: Audit | None, notes: Sequence[str] = ()) -> Record:
+def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> Record:
     """Return a finished run's record."""
     progress, opened, model = run.progress, run.opened, run.learner.model
     run.note_memory()
@@ -122,7 +123,8 @@ def record_of(run: Run, audit: Audit | None, notes: Sequence[str] = ()) -> Recor
         audit=None if audit is None else audit.verdict,
         started=progress.started,
         finished=_now(),
-        notes=notes,
+        marks=list(dict.fromkeys(remark.mark for remark in remarks)),
+        notes=[remark.note for remark in remarks],
     )
 
 
