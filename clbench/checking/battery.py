@@ -90,6 +90,8 @@ class Battery:
         settings = replace(SETTINGS, seed=seed, backbone=self.backbone.name)
         opened = RunOpener(self.plugins, self.folder / name).open(RunSpec(self.method.name, self.options, settings))
         record = execute_run(replace(opened, tasks=tasks or self.tasks), self.backbone, watchers, save_adapter=True)
+        if self.backbone.spoiled:
+            raise ClbenchError(f"leaves the frozen backbone changed: {', '.join(self.backbone.spoiled[:3])}")
         files = opened.files
         saved = {
             name: tensor

@@ -11,17 +11,18 @@ import itertools
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from clbench.atomic import make_folder, write_atomically
-from clbench.errors import ClbenchError
 
-FORM = 1  # goes up when the way of shortening a prompt changes
+FORM = 2  # goes up when the way of shortening a prompt changes, or what a file holds
 VARIABLE = "CLBENCH_CACHE"  # the folder; "none" keeps nothing
 
 
@@ -41,6 +42,7 @@ class TokenCache:
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         self.folder = folder / "tokens"
         content = tokenizer.backend_tokenizer.to_str() + repr(tokenizer.special_tokens_map)
+        self._vocabulary = len(tokenizer)
         self._tokenizer = hashlib.sha256(content.encode()).hexdigest()
 
     def path(self, key: object) -> Path:
@@ -50,24 +52,34 @@ class TokenCache:
 
     def load(self, key: object, count: int) -> list[list[int]] | None:
         """Return the `count` lists that were kept under a key; None where there are none, or the file is damaged."""
+        path = self.path(key)
         try:
-            content = load_file(self.path(key))
-            lengths, ids = content["lengths"].tolist(), content["ids"].tolist()
-        except (OSError, SafetensorError, KeyError, ValueError):
+            with safe_open(path, framework="pt") as file:
+                kept = (file.metadata() or {}).get("digest")
+                lengths, ids = file.get_tensor("lengths"), file.get_tensor("ids")
+            if kept != _digest(path, lengths, ids) or not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+                return None
+            ends = torch.tensor([0, *lengths.tolist()]).cumsum(0).tolist()
+            numbers = ids.tolist()
+        except Exception:  # whatever it is: what cannot be read is made anew
             return None
-        if len(lengths) != count or sum(lengths) != len(ids):
-            return None
-        ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        return [ids[begin:end] for begin, end in itertools.pairwise(ends)]
+        lists = [numbers[begin:end] for begin, end in itertools.pairwise(ends)]
+        return lists if len(lists) == count and ends[-1] == len(numbers) else None
 
     def save(self, key: object, lists: Sequence[Sequence[int]]) -> None:
-        """Keep lists under a key; a folder that cannot be written is passed over."""
-        content = {
-            "lengths": torch.tensor([len(one) for one in lists], dtype=torch.int32),
-            "ids": torch.tensor([i for one in lists for i in one], dtype=torch.int32),
-        }
-        try:
-            make_folder(self.path(key).parent)
-            write_atomically(self.path(key), lambda path: save_file(content, path))
-        except ClbenchError:
-            return  # a cache is a convenience
+        """Keep lists under a key, if that is possible: a cache is a convenience."""
+        path = self.path(key)
+        lengths = torch.tensor([len(one) for one in lists], dtype=torch.int32)
+        ids = torch.tensor([i for one in lists for i in one], dtype=torch.int32)
+        content, header = {"lengths": lengths, "ids": ids}, {"digest": _digest(path, lengths, ids)}
+        with suppress(Exception):  # no right to write, a full disk, a folder that is a file
+            make_folder(path.parent)
+            write_atomically(path, lambda temporary: save_file(content, temporary, header))
+
+
+def _digest(path: Path, *tensors: Tensor) -> str:
+    """Return the SHA-256 of what a file of this name holds."""
+    digest = hashlib.sha256(path.name.encode())
+    for tensor in tensors:
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

@@ -43,6 +43,7 @@ class Learner:
         asker: what answers.
         cost: what the current task has cost so far.
         phase: the latest phase that `training` returned.
+        losses: of each step of each phase that `training` returned in the current task.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Learner:
         self.passes = Passes(self.attached, self.feed, self.cost, settings.gradient_checkpointing)
         self.asker = Asker(backbone, self.attached, encoder, settings)
         self.phase: Training | None = None
+        self.losses: list[Tensor] = []
         self._hook = hook
 
     @property
@@ -92,6 +94,7 @@ class Learner:
             task: the task, so that rows of other tasks are counted as replayed.
         """
         self.task_index = index
+        self.losses = []
         self.cost.restart()
         self.feed.begin_task(task)
         torch.manual_seed(self.seed("task"))
@@ -129,6 +132,7 @@ class Learner:
         """
         workbench = Workbench(self.passes, self.feed, self.settings, self.generator, self._took_step)
         self.phase = begin_training(workbench, examples, optimizer, learning_rate)
+        self.losses.append(self.phase.losses)
         return self.phase
 
     def _took_step(self, step: int, steps: int, loss: Tensor) -> None:

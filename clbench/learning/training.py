@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clbench.data.tasks import Example
 from clbench.encoding.batches import Batch
+from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.feed import Feed
 from clbench.learning.passes import Passes
 from clbench.settings import Settings
@@ -50,6 +52,7 @@ class Training:
     Attributes:
         steps: optimizer steps that the phase will take; 0 where it has no end (`alongside`).
         taken: optimizer steps taken so far.
+        losses: of each of the steps, NaN where it is not taken yet; empty where the phase has no end.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Training:
         self._fresh = True
         self._loss: Tensor | None = None
         self._loss_sum = torch.zeros((), device=self._weights.data.device)
+        self.losses = torch.full((steps,), math.nan, device=self._weights.data.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.take(self.steps)
@@ -144,14 +148,25 @@ class Training:
         self._waiting, self._fresh = 0, False
 
     def clip(self) -> None:
-        """Scale the gradient down to the settings' `clip_norm`, if it is longer."""
+        """Scale the gradient down to the settings' `clip_norm`, if it is longer.
+
+        Raises:
+            NotFiniteError: it is not finite; seen on a CPU alone, since a GPU would have to be waited for.
+        """
         if self._clip:
             norm = torch.linalg.vector_norm(self._weights.grad)
+            self._check_finite(norm)
             self._weights.grad.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
 
     def apply(self, clip: bool = True) -> None:
-        """Clip the gradient, step the optimizer and the schedule; the gradient stays readable until `backward`."""
+        """Clip the gradient, step the optimizer and the schedule; the gradient stays readable until `backward`.
+
+        Raises:
+            NotFiniteError: loss or gradient is not finite; seen on a CPU alone, since a GPU would have to be waited for.
+        """
+        assert self._loss is not None, "apply() without backward() or supply()"
         with self._passes.cost.harness:
+            self._check_finite(self._loss)
             if clip:
                 self.clip()
             if self._schedule is not None:
@@ -159,7 +174,8 @@ class Training:
                 self._schedule.step()
             else:
                 self._step_at(self.learning_rate)
-        assert self._loss is not None, "apply() without backward() or supply()"
+        if self.taken < len(self.losses):
+            self.losses[self.taken] = self._loss
         self.taken += 1
         self._fresh = True
         self._loss_sum += self._loss
@@ -167,6 +183,10 @@ class Training:
             with self._passes.cost.harness:
                 self._bench.took_step(self.taken, self.steps, self._loss)
         self._loss = None
+
+    def _check_finite(self, number: Tensor) -> None:
+        if number.device.type == "cpu" and not number.isfinite():
+            raise NotFiniteError(describe(self._weights, self.losses[: self.taken], gradient=True))
 
     def _step_at(self, learning_rate: float) -> None:
         group = self.optimizer.param_groups[0]

@@ -1,6 +1,7 @@
 """Load a language model and its tokenizer (embedded, local folder, Hugging Face hub) and attach the LoRA adapter."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,13 +31,17 @@ from clbench.settings import Settings
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process."""
+    """A frozen pre-trained language model and its tokenizer; loaded once, shared by the runs of a process.
+
+    `spoiled` names what a run left otherwise than it was loaded; no other run may have it then.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     device: torch.device
     limits: BatchLimits = field(default_factory=BatchLimits)
+    spoiled: Sequence[str] = ()
     _encoders: dict[tuple[int, int | None, str], Encoder] = field(default_factory=dict, repr=False)
 
     @property
@@ -219,12 +224,65 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
-            return get_peft_model(backbone.model, config)
+            warnings.filterwarnings("ignore", message=".*tied")  # `merged` leaves tied weights as they are
+            adapter = get_peft_model(backbone.model, config)
     except ValueError as error:
         raise ClbenchError(
             f"lora_targets '{targets}' does not fit backbone '{backbone.name}' "
             f"(its linear modules: {', '.join(sorted(_linear_names(backbone.model)))}; or all-linear): {one_line(error)}"
         ) from None
+    try:
+        _refuse_idle(backbone, targets)
+    except ClbenchError:
+        adapter.unload()
+        raise
+    return adapter
+
+
+def _refuse_idle(backbone: Backbone, targets: str) -> None:
+    """Refuse a target that only lends its weights to others: T5's `shared`, which no pass goes through.
+
+    Raises:
+        ClbenchError: there is such a module among the targets.
+    """
+    model = backbone.model
+    names = {part: name for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    idle = dict(names) if any(map(tied_weights(model).__contains__, map(_weight_of, names))) else {}
+    handles = [part.register_forward_pre_hook(lambda part, _: idle.pop(part, None) and None) for part in idle]
+    try:
+        if idle:
+            pass_a_token(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for part, name in idle.items():
+        if _weight_of(part) in tied_weights(model):  # of others a token may just not need them: experts
+            raise ClbenchError(
+                f"lora_targets '{targets}': the model computes nothing with '{name}' itself, it only shares its weights with "
+                f"other modules; name those that compute (linear modules: {', '.join(sorted(_linear_names(model)))})"
+            )
+
+
+def pass_a_token(model: Any) -> None:
+    """Let one token go through the model, without gradients and dropout, for hooks that note what is computed."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    decoder = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=token, use_cache=False, **decoder)
+    finally:
+        model.train(training)
+
+
+def tied_weights(model: nn.Module) -> set[int]:
+    """Return the addresses of the parameters that several modules have: an input embedding that is the head as well."""
+    owners = Counter(parameter.data_ptr() for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {address for address, count in owners.items() if address and count > 1}
+
+
+def _weight_of(layer: LoraLayer) -> int:
+    return int(layer.get_base_layer().weight.data_ptr())
 
 
 def _usual_targets(model: Any) -> list[str] | None:
@@ -255,10 +313,14 @@ def adapted_modules(adapter: PeftModel | None, settings: Settings) -> str | None
 def merged(model: PeftModel) -> Iterator[None]:
     """Fold the adapter into the frozen weights for the duration of a block; restore the very same tensors after it.
 
-    Quantised layers stay as they are, with the adapter beside them: their weights could not take it up exactly.
+    Two kinds of layers stay as they are, with the adapter beside them: quantised ones, whose weights could not take it up
+    exactly, and those whose weights other modules have as well, which would answer with the adapter of another.
     """
+    tied = tied_weights(model)
     layers = [
-        part for part in model.modules() if isinstance(part, LoraLayer) and not is_quantized(part.get_base_layer())
+        part
+        for part in model.modules()
+        if isinstance(part, LoraLayer) and not is_quantized(part.get_base_layer()) and _weight_of(part) not in tied
     ]
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:

@@ -56,7 +56,16 @@ class Weights:
         return self.data.clone()
 
     def assign(self, values: Tensor) -> None:
-        """Set all values from a vector of shape (weights,)."""
+        """Set all values from a vector of shape (weights,).
+
+        Raises:
+            ValueError: it has another shape or type.
+        """
+        if values.shape != self.data.shape or values.dtype != self.data.dtype:
+            raise ValueError(
+                f"the trainable weights are {tuple(self.data.shape)} of {self.data.dtype}, "
+                f"not {tuple(values.shape)} of {values.dtype}"
+            )
         self.data.copy_(values)
 
     def views(self, vector: Tensor) -> Mapping[str, Tensor]:

@@ -24,6 +24,9 @@ SCHEMA_VERSION = 2
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
 Number = float | None
 Row = tuple[Number, ...]
+Mark = Literal[
+    "diverged", "empty answers", "backbone changed", "empty memory"
+]  # what the leaderboard says beside a score
 
 
 class AboutMethod(Struct, frozen=True, kw_only=True):
@@ -152,7 +155,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """A finished run. `scores[i][j]` is the score on task j after learning task i, percent, none where not evaluated.
 
     `settings` are all settings but stream and seed, which have fields of their own; a record of an earlier version may lack
-    some: `setting` fills in. `learned` is what the method reported of each task.
+    some: `setting` fills in. `learned` is what the method reported of each task. `marks` are in a word what a reader of the
+    scores must know; `notes` say it in sentences, and where a record was converted.
     """
 
     schema_version: Literal[2] = 2
@@ -178,6 +182,7 @@ class Record(Struct, frozen=True, kw_only=True):
     audit: AuditVerdict | None = None
     started: str | None = None
     finished: Annotated[str | None, Meta(description="ISO 8601, UTC")] = None
+    marks: tuple[Mark, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

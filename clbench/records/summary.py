@@ -21,7 +21,8 @@ def summarise(record: Record) -> str:
     values = {"OP": record.metrics.op, "BWT": record.metrics.bwt}
     shown = ", ".join(f"{name} {value:.1f}" for name, value in values.items() if value is not None)
     seconds = sum(record.timings.learn_seconds) + sum(map(sum, record.timings.evaluate_seconds))
-    return f"{record.method.name}, {record.stream.name}, seed {record.seed}: {shown} ({seconds:.0f} s)"
+    marks = "".join(f", {mark}" for mark in record.marks)
+    return f"{record.method.name}, {record.stream.name}, seed {record.seed}: {shown}{marks} ({seconds:.0f} s)"
 
 
 def disagreement_text(record: Record) -> str:

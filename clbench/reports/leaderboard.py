@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ SIGNIFICANCE_NOTE = (
 class Row:
     """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds.
 
-    `options` are those that differ from the method's defaults. Rows of one `board` share all but method and options, so that they
+    `options` are those that differ from the method's defaults; `marks` what a reader must know of the runs ('diverged'). Rows of one `board` share all but method and options, so that they
     can be compared; `standing` is how a row stands there, where it was assessed.
     """
 
@@ -51,6 +51,7 @@ class Row:
     bwt: float | None
     bwt_std: float | None
     runs: int
+    marks: str = ""
     records: Sequence[Record] = field(default=(), repr=False, compare=False)
     board: str = field(default="", repr=False, compare=False)
     standing: Standing | None = None
@@ -148,9 +149,19 @@ def _row(records: Sequence[Record], varied: Sequence[str], varied_options: Set[t
         bwt=bwt,
         bwt_std=bwt_std,
         runs=len(records),
+        marks=_marks_text(records),
         records=tuple(records),
         board="\n".join(_board_key(first)),
     )
+
+
+def _marks_text(records: Sequence[Record]) -> str:
+    """Return the marks of a row's records, each with the number of runs that have it where not all do."""
+    counts = Counter(mark for record in records for mark in record.marks)
+    parts = [
+        mark if count == len(records) else f"{mark} ({count} of {len(records)} runs)" for mark, count in counts.items()
+    ]
+    return ", ".join(parts)
 
 
 def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -230,7 +241,13 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
         line: list[str | Cell] = [label]
         for family in families:
             line += _cells_of(cells.get(family), assessed)
-        table.append([*line, "+".join(str(cells[f].runs) for f in families if f in cells), recipe])
+        marks = {
+            f"{STREAM_TITLES.get(name, name)}: {cell.marks}" if len(cells) > 1 else cell.marks: None
+            for name, cell in cells.items()
+            if cell.marks
+        }
+        runs = "+".join(str(cells[f].runs) for f in families if f in cells)
+        table.append([*line, runs, "; ".join([recipe, *marks])])
     notes = (SIGNIFICANCE_NOTE,) if assessed else ()
     return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
 

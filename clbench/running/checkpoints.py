@@ -1,5 +1,6 @@
 """A method's state and a run's progress as one safetensors file: tensors as tensors, the rest as JSON in its header."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -11,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+import clbench
 from clbench.atomic import write_atomically
 from clbench.data.tasks import Example
 from clbench.errors import ClbenchError
 from clbench.learning.replay_memory import Memory
 
 KIND = "$kind"
-SCHEMA_VERSION = 2  # 1: without schema and identity
+SCHEMA_VERSION = 3  # 1: without schema and identity; 2: without digest and versions
 
 
 def state_of(method: object) -> dict[str, Any]:
@@ -50,9 +52,9 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], identity: str) -> No
         TypeError: a value of another kind; the message names its place.
     """
     tensors: dict[str, Tensor] = {}
-    header = {"schema_version": str(SCHEMA_VERSION), "identity": identity}
     text = json.dumps(_pack(content, "state", tensors))
-    stored = save(tensors, header | {"content": text})
+    header = {"schema_version": str(SCHEMA_VERSION), "identity": identity, **_versions()}
+    stored = save(tensors, header | {"content": text, "digest": _digest(text, tensors)})
     write_atomically(path, lambda temporary: temporary.write_bytes(stored))
 
 
@@ -60,48 +62,80 @@ def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str
     """Read what `save_checkpoint` wrote, the tensors onto the device.
 
     Raises:
-        ClbenchError: the file is damaged, of another schema, or of a run of another identity.
+        ClbenchError: the file is damaged, of another schema or of other versions, or of a run of another identity.
     """
     try:
-        return read_checkpoint(path, device, identity)
+        return read_checkpoint(path, device, identity, _versions())
     except ValueError as error:
-        raise ClbenchError(f"{path}: {error}; remove it or use --force to start anew") from None
+        raise damaged(path, error) from None
 
 
-def read_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str, Any]:
+def damaged(path: Path, why: object) -> ClbenchError:
+    """Return the error for a checkpoint that no run can go on from."""
+    return ClbenchError(f"{path}: {why}; remove it or use --force to start anew")
+
+
+def read_checkpoint(
+    path: Path, device: torch.device, identity: str, versions: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return what `load_checkpoint` does; the advice for an error is the caller's.
 
+    Args:
+        versions: those that must have written it; none: any.
+
     Raises:
-        ValueError: the file is damaged, of another schema, or of a run of another identity.
+        ValueError: the file is damaged, of another schema or other versions, or of a run of another identity.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            fault = _fault_of_header(header, identity)
-            if not fault:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                content: dict[str, Any] = _unpack(json.loads(header["content"]), tensors)
-                return content
+            fault = _fault_of_header(header, identity, versions)
+            tensors = {} if fault else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not fault:
+            if header["digest"] != _digest(header["content"], tensors):
+                raise ValueError("its digest is another one")
+            placed = {name: tensor.to(device) for name, tensor in tensors.items()}
+            content: dict[str, Any] = _unpack(json.loads(header["content"]), placed)
+            return content
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"damaged checkpoint ({error})") from None
     raise ValueError(fault)
 
 
-def _fault_of_header(header: Mapping[str, str], identity: str) -> str:
+def _versions() -> dict[str, str]:
+    return {"clbench": clbench.__version__, "torch": torch.__version__}
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a checkpoint's content and of all its tensors."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fault_of_header(header: Mapping[str, str], identity: str, versions: Mapping[str, str] | None) -> str:
     found = header.get("schema_version", "1")
     if found != str(SCHEMA_VERSION):
         return f"a checkpoint of schema {found}, this clbench goes on from schema {SCHEMA_VERSION}"
     if header.get("identity") != identity:
         return "a checkpoint of another run (other options, settings, data, sources, weights or protocol)"
+    made = {name: header.get(name) for name in _versions()}
+    if versions is not None and made != versions:
+        of, here = (", ".join(f"{name} {one}" for name, one in which.items()) for which in (made, versions))
+        return f"a checkpoint of {of}; with {here} a run would not go on as it began"
     return ""
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a value as JSON holds it; its tensors, numbered as they come, go into `tensors`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
-        tensors[place] = value.detach().clone().contiguous()
-        return {KIND: "tensor", "name": place}
+        name = str(len(tensors))
+        tensors[name] = value.detach().clone().contiguous()
+        return {KIND: "tensor", "name": name}
     if isinstance(value, Example):
         return {KIND: "example", **asdict(value)}
     if isinstance(value, Memory):
@@ -109,7 +143,7 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         items = [_pack(item, f"{place}.{number}", tensors) for number, item in enumerate(value)]
         return {KIND: "tuple", "items": items} if isinstance(value, tuple) else items
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    if isinstance(value, Mapping) and all(isinstance(key, str) and key != KIND for key in value):
         return {key: _pack(item, f"{place}.{key}", tensors) for key, item in value.items()}
     raise TypeError(f"{place}: a {type(value).__name__} cannot be checkpointed; use tensors, Memory, or plain values")
 

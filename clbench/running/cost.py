@@ -71,7 +71,9 @@ class CostMeter:
         gc.collect()  # activations in a cycle of references are nobody's, but live until the next collection
         moments = [] if learner.phase is None else learner.phase.optimizer.state[learner.weights.vector].values()
         usual = [tensor for tensor in moments if isinstance(tensor, Tensor)]
-        known = sizes_of([*usual, *(tensor for reference in self._before if (tensor := reference()) is not None)])
+        known = sizes_of(
+            [*usual, *learner.losses, *(tensor for reference in self._before if (tensor := reference()) is not None)]
+        )
         found = sizes_of(living_tensors())
         self._within = sum(size for place, size in found.items() if place not in known)
 

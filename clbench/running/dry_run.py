@@ -27,6 +27,7 @@ from clbench.records.files import RunFiles, read_record
 from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import load_checkpoint
 from clbench.running.opening import OpenedRun, RunOpener, cut_short
+from clbench.running.protocol import read_progress
 from clbench.running.run import execute_run
 from clbench.settings import Settings
 from clbench.spec import RunSpec
@@ -179,7 +180,7 @@ def _reached(run: OpenedRun, force: bool, save_adapter: bool) -> tuple[int, str]
             return len(run.tasks), ""
         if files.checkpoint.exists():
             content = load_checkpoint(files.checkpoint, torch.device("cpu"), run.identity)
-            return int(content["progress"]["done"]), ""
+            return read_progress(files.checkpoint, content, len(run.tasks)).done, ""
     except ClbenchError as error:
         return 0, str(error)
     return 0, ""

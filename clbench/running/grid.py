@@ -61,6 +61,8 @@ class RunMaker:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
         record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
+        for note in record.notes:
+            self.console.print(f"warning: {note}", style="yellow", highlight=False, markup=False)
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
         return record
@@ -73,8 +75,14 @@ class RunMaker:
         return finished
 
     def backbone(self, spec: RunSpec) -> Backbone:
-        """Return a run's backbone, loaded unless it is that of the last run."""
+        """Return a run's backbone, loaded unless it is that of the last run, and still as it was."""
         wanted = spec.settings.backbone_arguments
+        if self._loaded is not None and self._loaded[1].spoiled:
+            first, *more = self._loaded[1].spoiled
+            others = f" and {len(more)} more" if more else ""
+            line = f"the last run changed its frozen backbone ({first}{others}): it is loaded anew"
+            self.console.print(line, style="yellow", highlight=False, markup=False)
+            self._loaded = None
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two at a time may not fit
             with self.console.status(f"loading backbone {spec.settings.backbone}"):

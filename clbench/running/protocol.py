@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -17,12 +18,14 @@ from clbench.data.answer_scores import Metric, score_answers
 from clbench.data.tasks import Task
 from clbench.errors import ClbenchError, blame
 from clbench.hookspecs import hookimpl
+from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
-from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.running.checkpoints import damaged, load_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
+from clbench.running.remarks import on_losses
 from clbench.settings import Settings
 
 
@@ -31,8 +34,8 @@ class Progress:
     """What a run has reached; checkpointed after each task.
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
-    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `logs` is what
-    watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
+    answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `remarks` are what a
+    reader must know; `logs` is what watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
     """
 
     scores: list[list[float | None]]
@@ -45,6 +48,7 @@ class Progress:
     verified: list[dict[str, Any]] = field(default_factory=list)
     started: str = ""
     peak_memory: int = 0
+    remarks: list[dict[str, str]] = field(default_factory=list)
     logs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,18 +109,36 @@ class Run:
         """
         self.learner.begin_task(index, task)
         begin = time.perf_counter()
-        with self.blame(f"failed on task '{task.name}'"):
-            report = self.hook.learn_task(learner=self.learner, task=task)
-            if report is None:
-                raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
-            learned = {str(name): float(value) for name, value in report.items()}
-        if not torch.isfinite(self.learner.weights.data).all():
-            raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
-            )
+        try:
+            with self.blame(f"failed on task '{task.name}'"):
+                learned = self._learned(task)
+        except ClbenchError as error:
+            if isinstance(error.__cause__, NotFiniteError):  # it says where, and what it may come from
+                raise ClbenchError(
+                    f"method '{self.method_name}' failed on task '{task.name}': {error.__cause__}"
+                ) from error
+            raise
+        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses))
         seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
         self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
+
+    def _learned(self, task: Task) -> dict[str, float]:
+        """Let the method learn a task; return what it reports.
+
+        Raises:
+            NotFiniteError: it leaves weights that are not finite.
+            TypeError: it reports nothing.
+        """
+        report = self.hook.learn_task(learner=self.learner, task=task)
+        if report is None:
+            raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
+        learned = {str(name): float(value) for name, value in report.items()}
+        if not torch.isfinite(self.learner.weights.data).all():
+            phase = self.learner.phase
+            losses = torch.empty(0) if phase is None else phase.losses[: phase.taken]
+            raise NotFiniteError(describe(self.learner.weights, losses, gradient=False))
+        return learned
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
         """Ask the questions of the tasks `which` and fill row `index` of the scores.
@@ -179,12 +201,53 @@ class Run:
             with self.blame("failed to attach its weights"):
                 self.hook.attach(learner=self.learner)
             return
-        content = load_checkpoint(self.files.checkpoint, self.learner.device, self.opened.identity)
-        self.progress = Progress(**content["progress"])
+        path = self.files.checkpoint
+        content = load_checkpoint(path, self.learner.device, self.opened.identity)
+        self.progress = read_progress(path, content, len(self.tasks))
+        if content["method"].keys() != state_of(self.method).keys():
+            raise damaged(
+                path, f"the method's state is {sorted(state_of(self.method))}, not {sorted(content['method'])}"
+            )
         restore_state(self.method, content["method"])
         with self.blame("failed to attach its weights"):
             self.hook.attach(learner=self.learner)
-        self.learner.weights.assign(content["weights"])
+        try:
+            self.learner.weights.assign(content["weights"])
+        except (ValueError, AttributeError) as error:
+            raise damaged(path, error) from None
+
+
+def read_progress(path: Path, content: Mapping[str, Any], tasks: int) -> Progress:
+    """Return the progress that a checkpoint holds, of a run over so many tasks.
+
+    Raises:
+        ClbenchError: it cannot be that of such a run.
+    """
+    try:
+        progress = Progress(**content["progress"])
+        if not 0 <= progress.done <= tasks:
+            raise ValueError(f"{progress.done} of {tasks} tasks are done")
+        _check_scores(progress.scores, tasks)
+        if not len(progress.learned) == len(progress.learn_seconds) == progress.done:
+            raise ValueError(f"{len(progress.learned)} reports on {progress.done} tasks")
+        if any(int(row) >= progress.done for row in progress.answers):
+            raise ValueError("answers after a task that was not learned")
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from None
+    return progress
+
+
+def _check_scores(scores: Sequence[Sequence[float | None]], tasks: int) -> None:
+    """Check that scores are a matrix of percentages.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if [len(row) for row in scores] != [tasks] * tasks:
+        raise ValueError(f"the scores of {tasks} tasks are no {tasks} x {tasks} matrix")
+    for score in (score for row in scores for score in row if score is not None):
+        if not 0 <= score <= 100:
+            raise ValueError(f"a score is {score}, not 0 to 100")
 
 
 def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task, file: str | None = None) -> list[str]:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
+import msgspec
+
 from clbench.atomic import make_folder, write_folder_atomically
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
 from clbench.discovery import run_manager
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
+from clbench.model.frozen import Frozen
 from clbench.records import metrics
 from clbench.records.answers import AnswerRow
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
@@ -20,6 +23,7 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
+from clbench.running.remarks import Remark, on_answers, on_backbone
 from clbench.running.saved_learner import save_learner
 from clbench.spec import PROTOCOL_VERSION
 
@@ -53,21 +57,35 @@ def execute_run(
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
     make_folder(files.folder)
+    frozen = Frozen.of(backbone.model)
     try:
         run.begin()
         with run.blame("failed"):
             manager.hook.run_stream(run=run)
         if save_adapter:
             write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
-        record = record_of(run, audit)
+        record = record_of(run, audit, remarks_on(run, frozen.changed()))
         files.write_record(record, _answer_rows(run))
         files.checkpoint.unlink(missing_ok=True)
     finally:
+        changed = frozen.changed()
         learner.attached.detach()
+        backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
     return record
 
 
-def record_of(run: Run, audit: Audit | None) -> Record:
+def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
+    """Return what a reader of a finished run's scores must know.
+
+    Args:
+        changed: names of the frozen tensors that the run changed.
+    """
+    kept = [msgspec.convert(remark, Remark) for remark in run.progress.remarks]
+    last = run.progress.answers.get(str(len(run.tasks) - 1), {})
+    return [*kept, *on_answers(run.tasks, last), *on_backbone(changed)]
+
+
+def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> Record:
     """Return a finished run's record."""
     progress, opened, model = run.progress, run.opened, run.learner.model
     run.note_memory()
@@ -98,6 +116,8 @@ def record_of(run: Run, audit: Audit | None) -> Record:
         audit=None if audit is None else audit.verdict,
         started=progress.started,
         finished=_now(),
+        marks=list(dict.fromkeys(remark.mark for remark in remarks)),
+        notes=[remark.note for remark in remarks],
     )
 
 

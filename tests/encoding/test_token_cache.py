@@ -1,8 +1,13 @@
 """Token ids on disk: read again for the same texts, tokenizer and lengths, and for nothing else."""
 
+import shutil
+
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from clbench.data.tasks import Example
+from clbench.encoding import token_cache
 from clbench.encoding.encoder import Encoder
 from clbench.encoding.token_cache import TokenCache, cache_folder
 
@@ -107,3 +112,53 @@ def test_a_second_run_reads_the_cache_and_scores_the_same(clbench, tiny_run, tmp
     assert {path.name for path in (tmp_path / "cache" / "tokens").iterdir()} == kept
     scores = [json.loads(next((tmp_path / name).glob("*.json")).read_text())["scores"] for name in "ab"]
     assert scores[0] == scores[1]
+
+
+def damage_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64
+    path.write_bytes(content)
+
+
+def put_ids(first):
+    """Write other ids with a digest of their own, as only an evil hand could."""
+
+    def change(path):
+        content = load_file(path)
+        content["ids"][0] = first
+        digest = token_cache._digest(path, content["lengths"], content["ids"])
+        save_file(content, path, {"digest": digest})
+
+    return change
+
+
+@pytest.mark.parametrize("damage", [damage_a_bit, put_ids(600), put_ids(-1), lambda path: save_file({}, path)])
+def test_ids_that_were_changed_are_made_anew(damage, make_encoder, tmp_path):
+    made = make_encoder()[0].encode(EXAMPLES)
+    (path,) = (tmp_path / "tokens").iterdir()
+    damage(path)
+    encoder, counting = make_encoder()
+    assert encoder.encode(EXAMPLES) == made
+    assert counting.texts == 10
+
+
+def test_the_ids_of_other_texts_under_this_name_are_not_taken(make_encoder, tmp_path):
+    make_encoder()[0].encode(EXAMPLES)
+    (path,) = (tmp_path / "tokens").iterdir()
+    others = [Example("Topic?\n", f"text {i} " * 30, "another") for i in range(5)]
+    make_encoder()[0].encode(others)
+    (other,) = set((tmp_path / "tokens").iterdir()) - {path}
+    shutil.copy(path, other)
+    encoder, counting = make_encoder()
+    encoder.encode(others)
+    assert counting.texts == 10
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error: no space")])
+def test_a_full_disk_does_no_harm(error, make_encoder, monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(token_cache, "save_file", fail)
+    assert make_encoder()[0].encode(EXAMPLES)
+    assert not list((tmp_path / "tokens").iterdir())

@@ -17,6 +17,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clbench.model.backbone import pass_a_token
 from clbench.model.lora_blocks import ADAPTER, BlockLayer
 
 
@@ -65,14 +66,9 @@ def _readers(model: Any) -> list[list[Linear]]:
         seen[parents[layer], id(inputs[0])].append(layer)
 
     handles = [layer.register_forward_pre_hook(note) for layer in parents]
-    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
-    decoder = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
-    training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(input_ids=token, use_cache=False, **decoder)
+        pass_a_token(model)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return list(seen.values())

@@ -1,0 +1,46 @@
+"""What a reader of a run's scores must know, beyond its scores: said in its record, marked in the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from clbench.data.tasks import Task
+from clbench.learning.divergence import growth
+from clbench.records.record import Mark
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing to know: a mark in a word, and a sentence."""
+
+    mark: Mark
+    note: str
+
+
+def on_losses(task: Task, phases: Sequence[Tensor]) -> list[Remark]:
+    """Remark that a task's loss ended above its start; `phases` are the losses of each step of each phase."""
+    grown = [ends for losses in phases if (ends := growth(losses)) is not None]
+    return [
+        Remark("diverged", f"diverged on task '{task.name}': the loss rose from {start:.3g} to {end:.3g}")
+        for start, end in grown[:1]
+    ]
+
+
+def on_answers(tasks: Sequence[Task], last: Mapping[str, Sequence[str]]) -> list[Remark]:
+    """Remark that nothing was answered to whole tasks after the last one; `last` are the answers by the task's number."""
+    silent = [tasks[int(number)].name for number, answers in last.items() if not any(map(str.strip, answers))]
+    if not silent:
+        return []
+    return [Remark("empty answers", f"after the last task every answer is empty to: {', '.join(silent)}")]
+
+
+def on_backbone(changed: Sequence[str]) -> list[Remark]:
+    """Remark that a method changed the frozen backbone; `changed` are the names of tensors."""
+    if not changed:
+        return []
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    note = f"the method changed the frozen backbone ({names}); a resumed run would not have these changes"
+    return [Remark("backbone changed", note)]
