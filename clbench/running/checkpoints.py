@@ -67,12 +67,12 @@ def load_checkpoint(path: Path, device: torch.device, identity: str) -> dict[str
     try:
         return read_checkpoint(path, device, identity, _versions())
     except ValueError as error:
-        raise damaged(path, error) from None
+        raise ClbenchError(f"{path}: {error}; remove it or use --force to start anew") from None
 
 
 def damaged(path: Path, why: object) -> ClbenchError:
     """Return the error for a checkpoint that no run can go on from."""
-    return ClbenchError(f"{path}: {why}; remove it or use --force to start anew")
+    return ClbenchError(f"{path}: damaged checkpoint ({why}); remove it or use --force to start anew")
 
 
 def read_checkpoint(
