@@ -1,6 +1,7 @@
 """What a user can get wrong about data: each is one line that names file and row, with exit code 2, and leaves no record."""
 
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -88,6 +89,17 @@ FILES = {
     "jsonl line": ("r.jsonl", b'{"text": "a", "label": "no"}\n\n{"text"\n', "r.jsonl: row 1: cannot be read as JSON"),
     "jsonl no object": ("r.jsonl", b"[1]\n", "r.jsonl: row 0: expected an object, found list"),
     "jsonl empty": ("r.jsonl", b"\n", "r.jsonl: no rows"),
+    "jsonl half a character": (
+        "r.jsonl",
+        b'{"text": "a\\ud800", "label": "no"}',
+        "r.jsonl: row 0: column 'text': half a character",
+    ),
+    "jsonl deep": (
+        "r.jsonl",
+        b'{"text": ' + b"[" * 100_000,
+        "r.jsonl: row 0: cannot be read as JSON: nested too deeply",
+    ),
+    "json deep": ("r.json", b"[" * 100_000, "r.json: cannot be read as JSON: nested too deeply"),
     "csv too short": ("r.csv", b"text,label\na,no\nb\n", "r.csv: row 1: 1 fields, but the header names 2"),
     "csv too long": ("r.csv", b"text,label\na,no,x\n", "r.csv: row 0: 3 fields, but the header names 2"),
     "csv open quote": ("r.csv", b'text,label\n"a,no\n', "r.csv: row 0: cannot be read as CSV: "),
@@ -164,6 +176,30 @@ def test_a_folder_or_a_setting(clbench, tmp_path, tiny_run, monkeypatch, name):
     ]
     expect_error(clbench(*tiny_run, "--method", "seqlora", *given, *words), message)
     assert not list(tmp_path.rglob("*.answers.jsonl"))
+
+
+@pytest.mark.parametrize("file", ["s.toml", "r.json", "r.jsonl", "r.csv", "r.parquet"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(clbench, tmp_path, file):
+    if file != "s.toml":
+        (tmp_path / "s.toml").write_text(with_task(train=file, test=file))
+    os.mkfifo(tmp_path / file)
+    expect_error(clbench("streams", "check", "s.toml", "--backbone", "none"), f"{file}: ")
+
+
+def test_a_deep_stream_file(clbench, tmp_path):
+    (tmp_path / "s.toml").write_text("x = " + "[" * 100_000)
+    expect_error(clbench("streams", "check", "s.toml"), "s.toml: cannot be read as TOML: nested too deeply")
+
+
+def test_a_stream_s_names_form_no_path(clbench, tmp_path, tiny_run):
+    (tmp_path / "r.json").write_text(json.dumps(GOOD_ROWS))
+    (tmp_path / "s.toml").write_text(toml({'"../../x"': {**TASK, "labels": ["no", "yes"]}}, name="../../up"))
+    result = clbench(
+        *tiny_run, "--method", "seqlora", "--stream", "s.toml", "--results", "deep/er/results", "--save-adapter"
+    )
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", "s.toml", "deep"}
+    assert {path.name for path in (tmp_path / "deep" / "er").iterdir()} == {"results"}
 
 
 COMMANDS = {

@@ -85,3 +85,14 @@ def test_the_way_of_one_example_is_under_twenty_hops_all_of_which_are_there() ->
     assert max(int(number) for number, *_ in hops) < 20
     for _, module, name in hops:
         assert callable(attrgetter(name)(import_module(module))), f"{module}:{name}"
+
+
+def test_every_line_on_security_names_tests_that_there_are() -> None:
+    text = (DOCS / "security.md").read_text("utf-8").split("## Not trusted")[1].split("Limits:")[0]
+    lines = [line for line in text.split("\n") if line.startswith("| ")][2:]
+    assert len(lines) > 10
+    for line in lines:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line)
+        assert named, line
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"
