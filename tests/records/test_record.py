@@ -23,8 +23,8 @@ VALUES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FLOATS | TEX
 @st.composite
 def contents(draw):
     """Plain values of a record, NaN and infinities among the numbers."""
-    size = draw(st.integers(1, 3))
-    options = draw(st.dictionaries(TEXTS, VALUES, max_size=3))
+    names = draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))
+    size, options = len(names), draw(st.dictionaries(TEXTS, VALUES, max_size=3))
     return {
         "protocol_version": draw(st.integers(0, 9)),
         "name": draw(TEXTS),
@@ -32,7 +32,7 @@ def contents(draw):
         "stream": {"name": draw(TEXTS), "family": draw(TEXTS), "order": draw(st.none() | st.integers(1, 8))},
         "seed": draw(st.integers(0, 2**31)),
         "settings": draw(st.dictionaries(TEXTS, VALUES, max_size=3)),
-        "tasks": [{"name": draw(TEXTS), "version": 1} for _ in range(size)],
+        "tasks": [{"name": name, "version": 1} for name in names],
         "scores": [[draw(st.none() | FLOATS) for _ in range(size)] for _ in range(size)],
         "metrics": {"op": draw(st.none() | FLOATS)},
         "learned": [draw(st.dictionaries(TEXTS, FLOATS, max_size=2)) for _ in range(size)],
