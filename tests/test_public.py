@@ -39,8 +39,8 @@ def test_the_type_checker_reads_the_names_where_they_are_loaded_from() -> None:
 
 @pytest.mark.parametrize("words", ["", "--help", "run --help"])
 def test_the_package_and_its_help_load_nothing_heavy(words: str) -> None:
-    call = f"main({words.split()}, standalone_mode=False)"
-    code = f"import sys, clbench\nif {bool(words)}:\n from clbench.cli.main import main\n {call}\nprint('\\n', *sys.modules)"
+    code = "import atexit, sys, clbench\natexit.register(lambda: print('\\n', *sys.modules))\n"
+    code += f"from clbench.cli.main import main\nmain({words.split()})" if words else ""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(found.stdout.splitlines()[-1].split())
     assert "clbench" in loaded

@@ -98,7 +98,7 @@ class Observer:
             self.weights.append(learner.weights.copy())
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """Stands for a kill."""
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,11 +137,14 @@ def load_backbone(
     with plain_errors(name):
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         model, loading = _model_class(name, config).from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **storage
+            source,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # said below, in one line
+            output_loading_info=True,
+            **storage,
         )
-    if loading["missing_keys"]:  # tied weights are not among them
-        missing = name_some(sorted(loading["missing_keys"]))
-        raise ClbenchError(f"backbone '{name}': its files lack tensors of the model, which would be random: {missing}")
+    _check_complete(name, loading)
     tokenizer = load_tokenizer(name, trust_remote_code)
     if storage:
         keep_trainable(model)
@@ -152,6 +155,20 @@ def load_backbone(
     if not config.is_encoder_decoder:
         read_labels(model)
     return Backbone(name, model, tokenizer, place)
+
+
+def _check_complete(name: str, loading: Mapping[str, Any]) -> None:
+    """Check that a model's files hold all its tensors; tied weights, which they hold once, are not missing.
+
+    Raises:
+        ClbenchError: a tensor is missing or of another shape, and would be random.
+    """
+    shapes = [f"{key} {tuple(has)}, not {tuple(needs)}" for key, has, needs in sorted(loading["mismatched_keys"])]
+    mismatched = {key for key, *_ in loading["mismatched_keys"]}
+    faults = {"missing": sorted(set(loading["missing_keys"]) - mismatched), "of another shape": shapes}
+    texts = [f"{fault}: {name_some(names)}" for fault, names in faults.items() if names]
+    if texts:
+        raise ClbenchError(f"backbone '{name}': its files do not hold all tensors of the model; {'; '.join(texts)}")
 
 
 def load_backbone_of(settings: Settings) -> Backbone:

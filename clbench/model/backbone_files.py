@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError
+from safetensors import SafetensorError
 
 from clbench.errors import ClbenchError, one_line
 
@@ -63,7 +64,7 @@ def plain_errors(name: str) -> Iterator[None]:
     """Turn what transformers and the hub raise about a model into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             message = (
                 f"backbone '{name}' is gated: accept its terms at https://huggingface.co/{name} and `hf auth login`"

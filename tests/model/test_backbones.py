@@ -1,6 +1,7 @@
 """Backbones through the real command: whole streams on Hugging Face folders, presets on one's own folder, plain errors."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -102,16 +103,23 @@ def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder
 
 
 @pytest.mark.parametrize(("folder", "lost"), [("tiny_folder", "k.weight"), ("llama_folder", "embed_tokens.weight")])
-def test_a_backbone_that_lacks_a_tensor_is_refused_and_names_it(folder, lost, tmp_path, request):
+def test_a_backbone_whose_tensors_do_not_make_the_model_is_refused_and_names_them(folder, lost, tmp_path, request):
     copy = tmp_path / "copy"
     shutil.copytree(request.getfixturevalue(folder), copy)
-    tensors = load_file(copy / "model.safetensors")
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
     name = next(one for one in tensors if one.endswith(lost))
-    del tensors[name]
-    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ClbenchError, match=rf"copy': its files lack tensors of the model, which would be random: {name}"
-    ):
+    whole = tensors.pop(name)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ClbenchError, match=rf"copy': its files do not hold all tensors of the model; missing: {name}$"):
+        load_backbone(str(copy), "cpu")
+    save_file({**tensors, name: whole[:-1].contiguous()}, file, {"format": "pt"})
+    rows, width = whole.shape
+    said = re.escape(f"model; of another shape: {name} ({rows - 1}, {width}), not ({rows}, {width})")
+    with pytest.raises(ClbenchError, match=rf"{said}$"):
+        load_backbone(str(copy), "cpu")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ClbenchError, match=r"no backbone '.*copy'.*SafetensorError"):
         load_backbone(str(copy), "cpu")
 
 
