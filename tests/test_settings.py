@@ -50,11 +50,11 @@ def test_the_paper_s_presets(name, backbone, values):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 0}, "setting 'epochs' takes a whole number of at least 1, not 0"),
+        ({"epochs": 0}, "setting 'epochs' takes a whole number from 1 to 10000, not 0"),
         ({"learning_rate": "nan"}, "setting 'learning_rate' takes a finite number of at least 0, not 'nan'"),
         ({"lora_dropout": 1}, "'lora_dropout' takes a finite number of at least 0 and below 1, not 1"),
         ({"precision": "half"}, r"no choice for setting 'precision': 'half' \(known: auto"),
-        ({"batch_size": "eight"}, "setting 'batch_size' takes a whole number of at least 1, not 'eight'"),
+        ({"batch_size": "eight"}, "setting 'batch_size' takes a whole number from 1 to 1000000, not 'eight'"),
         ({"quantize": "16bit"}, r"'16bit'; did you mean '8bit'\? \(known: none, 8bit, 4bit\)"),
         ({"trust_remote_code": "perhaps"}, "setting 'trust_remote_code' takes true or false, not 'perhaps'"),
         ({"epoch": 1}, "no setting 'epoch'; did you mean 'epochs'"),

@@ -73,11 +73,14 @@ def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int,
     on_validation = record.setting("evaluate_on") == "validation"
     for i, row in enumerate(record.scores):
         for j, score in enumerate(row):
-            found = 0 if score is None else len(cells.get((i, j), ()))
+            if score is None:
+                continue
+            found = len(cells.get((i, j), ()))
             wanted = record.tasks[j].validation if on_validation else record.tasks[j].test
-            if score is not None and wanted is not None and found != wanted:
+            if not found or (wanted is not None and found != wanted):
+                asked = "" if wanted is None else f"{wanted} "
                 raise ClbenchError(
-                    f"{path}: {found} answers to the {wanted} questions of task {j + 1} after task {i + 1}"
+                    f"{path}: {found} answers to the {asked}questions of task {j + 1} after task {i + 1}"
                 )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.discovery import find_plugins
@@ -17,6 +15,7 @@ from clbench.running.grid import RunMaker
 from clbench.running.opening import RunOpener
 from clbench.settings import Settings, resolve_settings
 from clbench.spec import RunSpec
+from clbench.terminal import Terminal
 
 
 def run(
@@ -58,4 +57,4 @@ def run(
     check_metrics(stream, found.metrics)
     chosen = found.method(method)
     spec = RunSpec(chosen.name, chosen.resolve_options(options or {}), resolved)
-    return RunMaker(Console(stderr=True), RunOpener(found, Path(results)), force, save_adapter).make(spec)
+    return RunMaker(Terminal(stderr=True), RunOpener(found, Path(results)), force, save_adapter).make(spec)
