@@ -59,7 +59,7 @@ def continued(going: Mapping[str, Any], found: Mapping[str, Any], stay: Tensor, 
     return {"encoder_outputs": states, "attention_mask": mask, kept: found[kept], **written}
 
 
-class Ends(StoppingCriteria):
+class Ends(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
     """Stop a generation when `STAY` of its rows, or fewer, are left."""
 
     def __init__(self, tokens: list[int], skipped: int, rows: int) -> None:

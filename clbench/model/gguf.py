@@ -107,16 +107,18 @@ def _metadata(file: Path) -> dict[str, Any]:
 def _set_special_tokens(file: Path, tokenizer: Any, said: dict[str, Any]) -> dict[str, int]:
     """Give a tokenizer the special tokens that the file names, and return their ids; transformers' versions guess otherwise.
 
-    A token that the file does not name, the tokenizer does not have, but for the end token, without which nothing works.
+    A token that the file does not name the tokenizer does not have; without an end token nothing works.
+
+    Raises:
+        ClbenchError: the file names no end token.
     """
     ids: dict[str, int] = {}
     for name, theirs in SPECIAL.items():
         number = said.get(f"tokenizer.ggml.{theirs}_token_id")
-        token = None if number is None else tokenizer.convert_ids_to_tokens(int(number))
-        if token is None and name == "eos":
+        if number is None and name == "eos":
             raise ClbenchError(f"backbone '{file}' does not say which token ends a text (tokenizer.ggml.eos_token_id)")
-        setattr(tokenizer, f"{name}_token", token)
-        if token is not None:
+        if number is not None:
             ids[name] = int(number)
+        setattr(tokenizer, f"{name}_token", None if number is None else tokenizer.convert_ids_to_tokens(int(number)))
     tokenizer.chat_template = said.get("tokenizer.chat_template")
     return ids

@@ -105,13 +105,22 @@ class Run:
             raise ClbenchError(
                 f"method '{self.method_name}' failed on task '{task.name}': {one_line(error)}"
             ) from error
-        if not torch.isfinite(self.learner.weights.data).all():
-            raise ClbenchError(
-                f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite; try a lower learning rate"
-            )
+        self._check_weights(task)
         seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
         self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
+
+    def _check_weights(self, task: Task) -> None:
+        weights = self.learner.weights
+        if torch.isfinite(weights.data).all():
+            return
+        names = [name for name, view in weights.views(weights.data).items() if not torch.isfinite(view).all()]
+        precision = str(self.learner.model.dtype).removeprefix("torch.")
+        other = "" if precision == "float32" else f", or --precision float32 (now {precision})"
+        raise ClbenchError(
+            f"method '{self.method_name}' diverged on task '{task.name}': weights are not finite, '{names[0]}' first of "
+            f"{len(names)} tensors; try a lower learning rate (now {self.opened.settings.learning_rate:g}){other}"
+        )
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
         """Ask the questions of the tasks `which` and fill row `index` of the scores.

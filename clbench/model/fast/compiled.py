@@ -75,7 +75,7 @@ class GraphedLoss:
         capture: makes a replayable function of a function and its sample arguments.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, capture: Capture | None = None) -> None:
+    def __init__(self, model: Any, weights: Weights, capture: Capture | None = None) -> None:
         self.graphs: dict[tuple[Any, ...], Replay] = {}
         self._model = model
         self._weights = weights
