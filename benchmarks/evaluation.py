@@ -24,7 +24,7 @@ from functools import partial
 
 import torch
 from outcome import device_name, in_turns, median_ratio, named, write_outcome
-from shapes import add_backbone_arguments, chosen_backbone
+from shapes import add_backbone_arguments, backbone_settings, chosen_backbone
 from torch import nn
 
 from clbench.answering.asker import generation_config
@@ -138,7 +138,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=150, help="training steps before; a random model takes none [150]")
     parser.add_argument("--max-answer", help="tokens of an answer [the task's; 5 with --shape]")
     parser.add_argument("--max-input", help="tokens of a prompt [512]", default="512")
-    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 [auto]")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
@@ -146,7 +145,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     arguments = parse()
-    given = {name: vars(arguments)[name] for name in ("backbone", "data", "precision", "max_input")}
+    given = {**backbone_settings(arguments), "data": arguments.data, "max_input": arguments.max_input}
     longest = arguments.max_answer or ("5" if arguments.shape else None)
     given |= {"max_answer": longest} if longest else {}
     settings = resolve_settings(given | ({"lora_targets": "all-linear"} if arguments.shape else {}))

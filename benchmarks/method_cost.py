@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from outcome import device_name, named, write_outcome
-from shapes import add_backbone_arguments, chosen_backbone
+from shapes import add_backbone_arguments, backbone_settings, chosen_backbone
 
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"])
     parser.add_argument("--methods", help="keep these, separated by commas; the base is always measured")
     arguments = parser.parse_args()
-    given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": str(arguments.epochs)}
+    given = {**backbone_settings(arguments), "data": arguments.data, "epochs": str(arguments.epochs)}
     given |= {"compile": arguments.compile}
     if arguments.shape is not None:
         given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}

@@ -74,11 +74,19 @@ def random_backbone(name: str, device: str, dtype: torch.dtype, reduced: bool = 
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a benchmark's command choose its backbone: `--backbone NAME`, or `--shape NAME [--reduced]`."""
-    parser.add_argument("--backbone", default=EMBEDDED, help="mini, a local folder or a hub id [mini]")
+    """Let a benchmark's command choose its backbone, `--backbone NAME` or `--shape NAME [--reduced]`, and how it computes."""
+    parser.add_argument("--backbone", default=EMBEDDED, help="mini, a local folder, a GGUF file or a hub id [mini]")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this published model's true size instead")
     parser.add_argument("--reduced", action="store_true", help="with --shape: the architecture at toy size")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... [auto]")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="[auto]")
+    parser.add_argument("--threads", help="of the CPU [the preset's, else PyTorch's choice]")
+
+
+def backbone_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the settings that the arguments of `add_backbone_arguments` give."""
+    given = {"backbone": arguments.backbone, "precision": arguments.precision}
+    return given | ({} if arguments.threads is None else {"threads": arguments.threads})
 
 
 def chosen_backbone(arguments: argparse.Namespace, settings: Settings) -> Backbone:

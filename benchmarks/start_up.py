@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from outcome import device_name, in_turns, median_ratio, named, write_outcome
-from shapes import add_backbone_arguments, random_backbone
+from shapes import add_backbone_arguments, backbone_settings, random_backbone
 
 from clbench.data.streams import find_stream
 from clbench.model.backbone import choose_device, choose_dtype
@@ -30,7 +30,7 @@ from clbench.settings import resolve_settings
 STAGES = ("process and imports", "backbone", "tokens")
 CHILD = """
 import json, sys, time
-begun, name, device, data, stream = float(sys.argv[1]), *sys.argv[2:]
+begun, name, device, precision, threads, data, stream = float(sys.argv[1]), *sys.argv[2:]
 import torch, transformers, peft
 from clbench.running.run import execute_run
 from clbench.model.backbone import load_backbone
@@ -38,7 +38,8 @@ from clbench.settings import resolve_settings
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
 times = [time.time()]
-settings = resolve_settings({"backbone": name, "device": device, "data": data})
+given = {"backbone": name, "device": device, "precision": precision, "data": data}
+settings = resolve_settings(given | ({"threads": threads} if threads else {}))
 backbone = load_backbone(name, settings.device, settings.precision, settings.threads)
 times.append(time.time())
 encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer)
@@ -74,12 +75,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         name, shown = arguments.backbone, arguments.backbone
         if arguments.shape:
-            made = random_backbone(arguments.shape, "cpu", choose_dtype("auto", device), arguments.reduced)
+            made = random_backbone(arguments.shape, "cpu", choose_dtype(arguments.precision, device), arguments.reduced)
             made.model.save_pretrained(folder)
             made.tokenizer.save_pretrained(folder)
             name, shown = folder, made.name
             del made
-        words = [name, str(device), arguments.data]
+        words = [name, str(device), arguments.precision, arguments.threads or "", arguments.data]
 
         def once() -> float:
             stages["one"].append(start([*words, arguments.stream]))
@@ -91,7 +92,7 @@ def main() -> None:
             return sum(stages["each"][-1])
 
         measured = in_turns({"one": once, "each": for_each}, arguments.rounds)
-    settings = resolve_settings({"backbone": arguments.backbone})
+    settings = resolve_settings(backbone_settings(arguments))
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     ratio = median_ratio(measured, "each", "one")
     print(

@@ -1,6 +1,7 @@
 """A training step against Hugging Face Trainer + PEFT, and against a bare loop: same model, rows, batches, optimizer.
 
     python benchmarks/training_step.py [--backbone mini | --shape t5-large [--reduced]] [--compile none] [--rounds 5]
+        [--precision auto] [--threads N] [--preset NAME]
 
 All learn the same LoRA adapter (rank, targets and precision of the settings) from the same rows in the same padded
 batches, with fused AdamW, clipping and a linear schedule, in turns within one process. Trainer is as a careful user
@@ -22,19 +23,20 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import transformers
 from outcome import device_name, in_turns, median_ratio, named, write_outcome
-from shapes import add_backbone_arguments, chosen_backbone
+from shapes import add_backbone_arguments, backbone_settings, chosen_backbone
 from torch import nn
 
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Example
-from clbench.encoding.batches import Batch, collate
+from clbench.encoding.batches import IGNORED, Batch, collate, target_tokens
 from clbench.encoding.encoder import Encoded
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, attach_adapter
@@ -90,16 +92,22 @@ def our_step(work: Work) -> float:
 
 def bare_step(work: Work, batches: Sequence[Batch]) -> float:
     """Return the seconds of a step with nothing around it."""
+    with without_reader(work.backbone.model):
+        return timed_loop(work, batches)
+
+
+def timed_loop(work: Work, batches: Sequence[Batch]) -> float:
+    """Return the seconds of a step of forward, backward, clipping and AdamW."""
     settings, begin = work.settings, 0.0
     torch.manual_seed(0)
     model = attach_adapter(work.backbone, settings).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0, fused=True)
     schedule = transformers.get_scheduler("linear", optimizer, 0, len(batches))
-    for number, batch in enumerate(batches):
+    given = [as_published(work.backbone, list(real_rows([batch]))) for batch in batches]
+    for number, inputs in enumerate(given):
         if number == work.warm:
             begin = work.clock()
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
         model(**inputs, use_cache=False).loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         optimizer.step()
@@ -128,11 +136,30 @@ class InOrder(transformers.Seq2SeqTrainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def padded_left(backbone: Backbone, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Return a decoder's rows as a batch: transformers has no collator that pads prompts on the left, labels on the right."""
-    encoded = [Encoded(row["input_ids"], row["labels"]) for row in rows]
-    batch = collate(encoded, backbone.tokenizer.pad_token_id, torch.device("cpu"), left=True)
+def as_published(backbone: Backbone, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Return rows as a batch that the model takes without us: for a decoder prompt and answer as one, padded on the right."""
+    if backbone.is_decoder:
+        joined = [row.input_ids + row.labels for row in rows]
+        labels = [[IGNORED] * len(row.input_ids) + row.labels for row in rows]
+        rows = [Encoded(*pair) for pair in zip(joined, labels, strict=True)]
+    batch = collate(rows, backbone.tokenizer.pad_token_id, backbone.device)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+
+
+def collated(backbone: Backbone, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return the rows of a Trainer's data set as a batch."""
+    return as_published(backbone, [Encoded(row["input_ids"], row["labels"]) for row in rows])
+
+
+@contextmanager
+def without_reader(model: nn.Module) -> Iterator[None]:
+    """Call a decoder as its authors have it: the hook that joins prompt and labels is off within a `with` block."""
+    kept = dict(model._forward_pre_hooks)
+    model._forward_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        model._forward_pre_hooks.update(kept)
 
 
 def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
@@ -153,13 +180,14 @@ def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
                 disable_tqdm=True, dataloader_pin_memory=backbone.device.type == "cuda",
             ),
             train_dataset=dataset,
-            data_collator=partial(padded_left, backbone)
+            data_collator=partial(collated, backbone)
             if backbone.is_decoder
             else transformers.DataCollatorForSeq2Seq(backbone.tokenizer),
             callbacks=[watch],
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+        with without_reader(backbone.model):
+            trainer.train()
         model.unload()
     return (watch.times[1] - watch.times[0]) / work.steps
 
@@ -191,7 +219,7 @@ def utilisation(work: Work, batches: Sequence[Batch], seconds: float) -> float |
     return flops / seconds / peak
 
 
-def real_rows(work: Work, batches: Sequence[Batch]) -> Iterator[Encoded]:
+def real_rows(batches: Sequence[Batch]) -> Iterator[Encoded]:
     """Yield the rows of the batches, without padding, in order."""
     for batch in batches:
         for ids, mask, labels in zip(batch.input_ids, batch.attention_mask, batch.labels, strict=True):
@@ -202,6 +230,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_backbone_arguments(parser)
+    parser.add_argument("--preset", help="of the settings [the backbone's own]")
     parser.add_argument("--data", default="toy")
     parser.add_argument("--repeat", type=int, default=1, help="passages are repeated 1 to N times, in turns [1]")
     parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"], help="of ours [none]")
@@ -209,10 +238,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="timed ones a round [100]")
     parser.add_argument("--warm", type=int, help="steps before them [5; with --compile 100]")
     arguments = parser.parse_args()
-    given = {"backbone": arguments.backbone, "data": arguments.data, "epochs": "100", "compile": arguments.compile}
+    given = {**backbone_settings(arguments), "data": arguments.data, "epochs": "100", "compile": arguments.compile}
     if arguments.shape is not None:
         given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}
-    settings = resolve_settings(given, arguments.shape)
+    settings = resolve_settings(given, arguments.preset or arguments.shape)
     backbone = chosen_backbone(arguments, settings)
     tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 8)
     rows = [
@@ -223,7 +252,7 @@ def main() -> None:
     warm = arguments.warm or (5 if settings.compile == "none" else 100)
     work = Work(backbone, settings, rows, warm, arguments.steps)
     batches = replace(work, settings=replace(settings, compile="none")).batches()
-    encoded = list(real_rows(work, batches))
+    encoded = list(real_rows(batches))
     measured = in_turns(
         {
             "ours": partial(our_step, work),
@@ -244,10 +273,13 @@ def report(work: Work, batches: Sequence[Batch], measured: Mapping[str, list[flo
     print(
         f"{backbone.name} on {device_name(backbone.device)}, {precision}, batches of {shape[0]} rows, {shape[1]} tokens"
     )
+    tokens = sum(int(batch.attention_mask.sum() + target_tokens(batch)) for batch in batches) / len(batches)
+    print(f"{tokens:.0f} real tokens a step, answers included")
     for name, seconds in medians.items():
         used = utilisation(work, batches, seconds)
         shown = "" if used is None else f", {100 * used:.1f}% of the peak"
-        print(f"{name:8} {1000 * seconds:8.2f} ms a step, {1 / seconds:.1f} steps/s{shown}")
+        pace = f"{1 / seconds:.1f} steps/s, {tokens / seconds:.0f} tokens/s"
+        print(f"{name:8} {1000 * seconds:8.2f} ms a step, {pace}{shown}")
     ratios = {
         "trainer / ours": median_ratio(measured, "trainer", "ours"),
         "bare / ours": median_ratio(measured, "bare", "ours"),

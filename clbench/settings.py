@@ -35,7 +35,9 @@ class Settings:
         ClbenchError: a value is out of its range.
     """
 
-    backbone: Annotated[str, "mini (embedded), a Hugging Face hub id, or a local model folder", MinLen(1)] = "mini"
+    backbone: Annotated[
+        str, "mini (embedded), a Hugging Face hub id, a local model folder, or a GGUF file", MinLen(1)
+    ] = "mini"
     data: Annotated[
         str, "toy (embedded), hub (hub:FOLDER for a copy of it), or a folder in a public layout", MinLen(1)
     ] = "toy"
@@ -94,9 +96,10 @@ class Settings:
     eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers", Ge(1)] = (
         65536
     )
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], "of the frozen weights; auto: bfloat16 on a GPU"] = (
-        "auto"
-    )
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        "of the frozen weights; auto: bfloat16 on a GPU, and for 100 million weights or more on a CPU with AMX or AVX512-BF16",
+    ] = "auto"
     quantize: Annotated[Literal["none", "8bit", "4bit"], "store the frozen weights in 8 or 4 bits (bitsandbytes)"] = (
         "none"
     )

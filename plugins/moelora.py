@@ -115,7 +115,8 @@ class Router(nn.Module):
     @contextmanager
     def watched(self, prompt: Tensor, answer: Tensor) -> Iterator[list[Tensor]]:
         """Collect every layer's load-balance loss within a `with` block, over the tokens that count, (batch, tokens) each."""
-        self.masks = {"prompt": prompt, "answer": answer, "both": torch.cat([prompt, answer], 1)}
+        both = torch.cat([prompt, answer], 1).sort(1, descending=True).values  # padding is on the right
+        self.masks = {"prompt": prompt, "answer": answer, "both": both}
         self.losses = []
         try:
             yield self.losses

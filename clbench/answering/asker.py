@@ -1,8 +1,8 @@
 """The model's answers to questions: batches as large as memory allows, the adapter folded into the frozen weights.
 
-A batch's generation ends when all its rows have; nothing else cuts an answer before its task's length. In particular a free
-answer may be longer than every label of its task: it can still be right (punctuation and white space do not count, and a text
-can be cut into tokens in several ways), and one that is cut short could become right by that.
+A row whose answer has ended leaves its batch (`greedy.py`); nothing else cuts an answer before its task's length. In particular a
+free answer may be longer than every label of its task: it can still be right (punctuation and white space do not count, and a
+text can be cut into tokens in several ways), and one that is cut short could become right by that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from clbench.answering.greedy import write_greedily
 from clbench.answering.label_trie import LabelStop, LabelTrie, LabelWalk
 from clbench.data.tasks import Example
 from clbench.encoding.encoder import Encoded, Encoder, longest_answer
@@ -135,14 +136,14 @@ class Asker:
         Args:
             choices: from the number of tokens before an answer to what is otherwise than greedy.
         """
-        model, batch = self._backbone.model, self._backbone.collate(rows)
+        batch = self._backbone.collate(rows)
         prompt = batch.input_ids.shape[1] if self._backbone.is_decoder else 0
-        tokens: Tensor = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            generation_config=generation_config(self._backbone),
-            max_new_tokens=longest,
-            **choices(prompt),
+        inputs, chosen = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}, choices(prompt)
+        config = generation_config(self._backbone)
+        if not chosen and not self._attached.hooks:  # else something counts rows: a walk, random numbers, a method
+            return write_greedily(self._backbone.model, inputs, config, longest)
+        tokens: Tensor = self._backbone.model.generate(
+            **inputs, generation_config=config, max_new_tokens=longest, **chosen
         )
         return tokens[:, prompt:]
 

@@ -13,7 +13,7 @@ from clbench.learning.feed import Feed
 from clbench.learning.per_example_gradients import SampleSquares
 from clbench.learning.stopwatch import Cost
 from clbench.model.attached import Attached
-from clbench.model.loss import Call, batch_loss, scores_of_labels, with_weights
+from clbench.model.loss import Call, batch_loss, with_weights
 from clbench.model.weights import Weights
 
 
@@ -61,7 +61,8 @@ class Passes:
         """
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
         with self.cost.forward_pass(len(batch.labels)):
-            return scores_of_labels(self._call(weights)(**inputs, use_cache=False).logits, batch.labels)
+            scores: Tensor = self._call(weights)(**inputs, use_cache=False).logits
+        return scores
 
     def _call(self, weights: Tensor | None) -> Call:
         model: Call = self._attached.model

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +21,16 @@ from clbench.encoding.batches import Batch, collate
 from clbench.encoding.encoder import Encoded, Encoder
 from clbench.encoding.token_cache import TokenCache, cache_folder
 from clbench.errors import ClbenchError, one_line
-from clbench.model.backbone_files import locate, plain_errors
+from clbench.model.backbone_files import is_gguf, locate, plain_errors
 from clbench.model.batch_limits import BatchLimits
 from clbench.model.decoder import read_labels
+from clbench.model.gguf import converted
 from clbench.model.quantized import is_quantized, keep_trainable, quantized_storage
 from clbench.model.saved_tensors import name_some
 from clbench.seeds import derive_seed
 from clbench.settings import Settings
+
+LARGE = 100_000_000  # weights from which on a CPU computes faster in bfloat16, if it has instructions for it
 
 
 @dataclass(eq=False)
@@ -81,8 +85,18 @@ def prompt_form_of(name: str, template: str) -> Callable[[Example], Example] | N
         ClbenchError: it is not there, or is unreadable.
     """
     with plain_errors(name):
-        config = transformers.AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
     return prompt_form(template, not config.is_encoder_decoder)
+
+
+def source_of(name: str) -> str:
+    """Return what transformers is to read a backbone from: a folder or a hub id; a GGUF file is converted the first time.
+
+    Raises:
+        ClbenchError: it is not there, or cannot be converted.
+    """
+    place = locate(name)
+    return str(converted(Path(place), Path(place).stat().st_mtime_ns)) if is_gguf(name) else place
 
 
 def choose_device(name: str) -> torch.device:
@@ -101,11 +115,31 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of the frozen weights; 'auto' is bfloat16 on a GPU that has it, else float32."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+def choose_dtype(precision: str, device: torch.device, weights: int = 0) -> torch.dtype:
+    """Return the type of the frozen weights; 'auto' is bfloat16 where the device is faster with it, else float32.
+
+    Args:
+        weights: of the model, as far as known; a CPU gains nothing with a small one.
+    """
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cpu":
+        faster = weights >= LARGE and multiplies_bfloat16()
+    else:
+        faster = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if faster else torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16 matrices: AMX or AVX512-BF16."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def count_weights(kind: Any, config: Any, trust_remote_code: bool = False) -> int:
+    """Return how many weights a model of a configuration has; none are made."""
+    with torch.device("meta"):
+        model = kind.from_config(config, trust_remote_code=trust_remote_code)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def load_backbone(
@@ -116,7 +150,7 @@ def load_backbone(
     quantize: str = "none",
     trust_remote_code: bool = False,
 ) -> Backbone:
-    """Load a backbone by name: 'mini', a local folder, or a hub id; an encoder-decoder or a decoder.
+    """Load a backbone by name: 'mini', a local folder, a GGUF file, or a hub id; an encoder-decoder or a decoder.
 
     Args:
         threads: CPU threads of the process from now on; None leaves them as they are.
@@ -131,12 +165,15 @@ def load_backbone(
     transformers.utils.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
-    place, source = choose_device(device), locate(name)
-    dtype = choose_dtype(precision, place)
-    storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
+    place = choose_device(device)
     with plain_errors(name):
+        source = source_of(name)
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model, loading = _model_class(name, config).from_pretrained(
+        kind = _model_class(name, config)
+        sized = precision == "auto" and quantize == "none" and place.type == "cpu"
+        dtype = choose_dtype(precision, place, count_weights(kind, config, trust_remote_code) if sized else 0)
+        storage = {} if quantize == "none" else quantized_storage(quantize, place, dtype)
+        model, loading = kind.from_pretrained(
             source,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -213,7 +250,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """
     transformers.utils.logging.set_verbosity_error()
     with plain_errors(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(locate(name), trust_remote_code=trust_remote_code)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source_of(name), trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None or not tokenizer.is_fast:
         lack = "is not a fast one" if not tokenizer.is_fast else "has no end token"
         raise ClbenchError(f"backbone '{name}': its tokenizer {lack}; save one with it in the model's folder")

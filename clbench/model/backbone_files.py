@@ -1,4 +1,4 @@
-"""Where a backbone's files lie (embedded, local folder, Hugging Face hub), and a digest of them. No torch."""
+"""Where a backbone's files lie (embedded, local folder, GGUF file, Hugging Face hub), and a digest of them. No torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ EMBEDDED = "mini"
 NOT_READ = (".md", ".gitattributes", ".gitignore", "LICENSE")  # ends of the names of files that no run reads
 
 
+def is_gguf(name: str) -> bool:
+    """Return whether a backbone is named by the path of a GGUF file."""
+    return name.endswith(".gguf")
+
+
 def locate(name: str) -> str:
-    """Return the folder of an embedded or a local backbone; a hub id stays as it is.
+    """Return the folder of an embedded or a local backbone; a hub id stays as it is, and so does a GGUF file.
 
     Raises:
-        ClbenchError: the folder is none of a model.
+        ClbenchError: the folder is none of a model, or the file is not there.
     """
+    if is_gguf(name):
+        if not Path(name).is_file():
+            raise ClbenchError(f"no backbone '{name}': there is no such file")
+        return name
     if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
     return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
@@ -38,16 +47,19 @@ def backbone_digest(name: str) -> str:
         ClbenchError: the backbone is not there.
     """
     folder = Path(locate(name))
+    if is_gguf(name):
+        return digest_file(folder)
     if not folder.is_dir():
         return f"hub commit {_hub_commit(name)}"
     paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.endswith(NOT_READ))
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        contents = pool.map(_file_digest, paths)
+        contents = pool.map(digest_file, paths)
         listing = "".join(f"{digest} {path.name}\n" for digest, path in zip(contents, paths, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """Return a digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 

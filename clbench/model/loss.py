@@ -23,20 +23,22 @@ def batch_loss(model: Any, call: Call, batch: Batch, choose: bool = True) -> Ten
         model: the model that `call` calls, with whatever weights.
         choose: score only the positions that have a label, where the batch knows them: the vocabulary is wide.
     """
-    if batch.labelled is None or not choose or not model.config.is_encoder_decoder:
+    if batch.labelled is None or not choose:
         return full_loss(call, batch.input_ids, batch.attention_mask, batch.labels)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-    inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch.labels)
-    with scoring(model, batch.labelled):
-        scores = call(**inputs).logits
+    if not model.config.is_encoder_decoder:
+        scores = call(**inputs, labels=batch.labels, labelled=batch.labelled).logits
+    else:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch.labels)
+        with scoring(model, batch.labelled):
+            scores = call(**inputs).logits
     return functional.cross_entropy(scores.float(), batch.labels.flatten()[batch.labelled])
 
 
 def full_loss(call: Call, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
     """Return the loss from the scores of all target positions: the same operations for all batches of a shape."""
     scores = call(input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False).logits
-    wanted = scores_of_labels(scores, labels).flatten(0, 1).float()
-    return functional.cross_entropy(wanted, labels.flatten(), ignore_index=IGNORED)
+    return functional.cross_entropy(scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpointed: bool) -> Call:
@@ -52,15 +54,6 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], checkpointed: 
             return torch.func.functional_call(model, dict(weights), (), inputs)
 
     return call
-
-
-def scores_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the scores for each label, shape (batch, target, vocabulary), from those that the model returned.
-
-    A decoder returns at least one more: its last one follows the last label.
-    """
-    length = labels.shape[1]
-    return scores if scores.shape[1] == length else scores[:, -1 - length : -1]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
@@ -188,3 +189,18 @@ def test_a_tokenizer_without_end_token_is_one_line(clbench, tmp_path, llama_fold
     (folder / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "eos_token": None}))
     run = ["run", "--method", "seqlora", "--stream", "sst-2", "--backbone", folder, *SMALL, *flags(TINY_LLAMA)]
     expect_error(clbench(*run), "its tokenizer has no end token")
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "large", "expected"),
+    [(0, 1, 1, "bfloat16"), (1, 0, 1, "bfloat16"), (0, 0, 1, "float32"), (1, 1, 0, "float32")],
+)
+def test_auto_is_bfloat16_on_a_cpu_that_has_it_for_a_large_model(
+    amx, avx512, large, expected, llama_folder, monkeypatch
+):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: bool(amx))
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bool(avx512))
+    weights = sum(weight.numel() for weight in load_backbone(str(llama_folder), "cpu", "float32").model.parameters())
+    monkeypatch.setattr("clbench.model.backbone.LARGE", weights if large else weights + 1)
+    assert load_backbone(str(llama_folder), "cpu", "auto").model.dtype == getattr(torch, expected)
+    assert load_backbone(str(llama_folder), "cpu", "float32").model.dtype == torch.float32

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config
 
 from clbench.answering.asker import Sampling
 from clbench.checking.battery import Battery, check_changes
@@ -16,11 +17,17 @@ from clbench.encoding.alpaca import ask_alpaca
 from clbench.encoding.batches import IGNORED
 from clbench.encoding.encoder import Encoder
 from clbench.errors import ClbenchError
-from clbench.model.decoder import positions
+from clbench.learning.learner import Learner
+from clbench.model.backbone import Backbone
+from clbench.model.decoder import positions, read_labels
+from clbench.model.fast.compiled import CompiledLoss
+from clbench.settings import Settings
+from tests.conftest import TINY_LLAMA
 from tests.model.test_soft_prompts import attach
 
 TOPIC = Example("What is the topic? Option: World, Sports.\n", "A match.", "Sports")
 METHODS = find_plugins([])
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SMALLER = {"lfpt5": {"prompt_length": "6", "samples_per_class": "2", "write_length": "12"}}
 
 
@@ -117,6 +124,121 @@ def test_padding_does_not_matter(make_decoder, toy_tasks):
             learner.passes.logits(batch), learner.passes.logits(more)[:, : batch.labels.shape[1]], atol=1e-4
         )
         assert learner.loss(batch).item() == pytest.approx(learner.loss(more).item(), rel=1e-5)
+
+
+DECODERS = {
+    "llama": LlamaConfig(num_attention_heads=4, num_key_value_heads=2),
+    "gpt2": GPT2Config(n_positions=512, n_embd=32, n_layer=1, n_head=4),
+    "qwen2": Qwen2Config(num_attention_heads=4, num_key_value_heads=2),
+    "gemma3_text": Gemma3TextConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=16),
+}
+
+
+def new_decoder(kind: str, llama, device: str = "cpu", **chosen) -> Learner:
+    """Return a learner without an adapter on a small random decoder, with the tiny LLaMA's tokenizer."""
+    config = DECODERS[kind]
+    if kind != "gpt2":
+        config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2})
+    config.update({"vocab_size": 600, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, **chosen).to(device).requires_grad_(False).eval()
+    read_labels(model)
+    settings = Settings(**{**TINY_LLAMA, "lora_dropout": 0.0})
+    return Learner(Backbone(kind, model, llama.tokenizer, torch.device(device)), settings, stream_length=1)
+
+
+def add_something(learner: Learner, what: str) -> None:
+    """Put LoRA, a soft prompt, or LoRA in blocks with a frozen one on the model."""
+    if what in ("before", "after"):
+        attach(learner, what)
+    elif what == "blocks":
+        blocks = learner.attached.add_blocks({})
+        past = blocks.freeze(learner.weights, torch.Generator().manual_seed(0))
+        learner.attached.detach()
+        learner.attached.add_blocks(past, 2)
+    else:
+        learner.attached.add_lora()
+
+
+@pytest.mark.parametrize("what", ["lora", "before", "after", "blocks"])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_no_row_of_a_mask_is_empty_in_training(kind, what, llama, toy_tasks, monkeypatch):
+    """Attention kernels may give no finite gradient for a query that sees no key: cuDNN's does not."""
+    learner, masks = new_decoder(kind, llama, attn_implementation="sdpa"), []
+    add_something(learner, what)
+    own = functional.scaled_dot_product_attention
+
+    def attention(query, key, value, attn_mask=None, is_causal=False, **more):
+        masks.append(attn_mask)
+        assert is_causal or attn_mask is not None
+        return own(query, key, value, attn_mask=attn_mask, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
+    batch = learner.feed.batch(toy_tasks[0].train[:4])
+    assert batch.attention_mask.min() == 0
+    learner.loss(batch).backward()
+    assert masks
+    assert all(mask is None or mask.any(-1).all() for mask in masks)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("what", ["lora", "before", "after", "blocks"])
+def test_gradients_of_padded_batches_are_those_of_eager_attention(what, dtype, device, llama, toy_tasks):
+    found = []
+    for attention in ("eager", "sdpa"):
+        learner = new_decoder("llama", llama, device, dtype=dtype, attn_implementation=attention)
+        add_something(learner, what)
+        noise = torch.randn(len(learner.weights), generator=torch.Generator().manual_seed(0)).to(device)
+        learner.weights.data.add_(noise, alpha=0.1)
+        batch = learner.feed.batch(toy_tasks[0].train[:6])
+        assert batch.attention_mask.min() == 0
+        learner.loss(batch).backward()
+        found.append(learner.weights.grad.clone())
+    assert found[1].isfinite().all()
+    difference = torch.linalg.vector_norm(found[0] - found[1]) / torch.linalg.vector_norm(found[0])
+    assert 0 <= difference < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_the_head_scores_the_labels_alone_in_one_product(make_decoder, toy_tasks):
+    learner, seen = make_decoder(), []
+    batch = learner.feed.batch(toy_tasks[1].train[:5])
+    head = learner.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda part, inputs, output: seen.append(inputs[0]))
+    expected = learner.loss(batch)
+    learner.loss(replace(batch))  # does not know where its labels are
+    learner.model(input_ids=batch.input_ids)
+    handle.remove()
+    labels = int((batch.labels != IGNORED).sum())
+    assert labels < batch.labels.numel()
+    assert [tuple(states.shape[:-1]) for states in seen] == [(labels,), batch.labels.shape, batch.input_ids.shape]
+    assert all(states.is_contiguous() for states in seen)
+    assert learner.loss(replace(batch)).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_head_can_have_lora(make_decoder, toy_tasks):
+    plain = make_decoder()
+    batch = plain.feed.batch(toy_tasks[1].train[:5])
+    expected = plain.loss(batch).item()
+    learner = make_decoder(lora_targets="q_proj,lm_head", lora_dropout=0.0)
+    assert learner.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+    learner.loss(batch).backward()
+    gradients = dict(learner.weights.views(learner.weights.grad))
+    assert min(float(view.abs().max()) for name, view in gradients.items() if "lora_B" in name)
+    assert learner.passes.logits(batch).shape[:2] == batch.labels.shape
+    assert make_decoder().loss(batch).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_torch_compile_computes_the_same(make_decoder, toy_tasks):
+    learner = make_decoder(lora_dropout=0.0)
+    compiled, pairs = CompiledLoss(learner.model, backend="eager"), []
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        for rows in (slice(0, 3), slice(3, 8)):
+            batch = learner.feed.batch(toy_tasks[1].train[rows])
+            pairs.append((compiled(batch).item(), learner.loss(batch).item()))
+    for found, expected in pairs:
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert pairs[0] != pairs[1]
 
 
 def test_squared_gradients_are_those_of_single_examples(make_decoder, toy_tasks):

@@ -75,13 +75,14 @@ class GraphedLoss:
         capture: makes a replayable function of a function and its sample arguments.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, capture: Capture | None = None) -> None:
+    def __init__(self, model: Any, weights: Weights, capture: Capture | None = None) -> None:
         self.graphs: dict[tuple[Any, ...], Replay] = {}
         self._model = model
         self._weights = weights
         self._capture = CudaCapture() if capture is None else capture
         self._sightings: Counter[tuple[Any, ...]] = Counter()
-        self._parts = [part for part in model.modules() if part is not model]
+        own = (model, model.get_output_embeddings())  # where a decoder reads its labels: a part of the captured pass
+        self._parts = [part for part in model.modules() if part not in own]
         self._adapted = [part for part in self._parts if isinstance(part, LoraLayer)]
         self._open: weakref.ref[_Pass] | None = None
         self.latest: object = None
