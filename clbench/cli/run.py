@@ -8,13 +8,22 @@ from typing import Any
 
 import click
 
-from clbench.cli.parameters import parse_assignments, parse_seeds, plugin_option, results_option, set_option
+from clbench.cli.parameters import (
+    log_options,
+    parse_assignments,
+    parse_seeds,
+    plugin_option,
+    results_option,
+    set_option,
+)
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
 from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
+from clbench.grid import own_data
+from clbench.logs import LogSettings
 from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import RunSpec
@@ -60,6 +69,7 @@ def _metavar(option: Option) -> str:
     is_flag=True,
     help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
 )
+@log_options
 @setting_options
 def run(
     method_name: str,
@@ -74,6 +84,7 @@ def run(
     save_adapter: bool,
     dry_run: bool,
     log_maps: bool,
+    logs: LogSettings,
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard.

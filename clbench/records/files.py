@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from clbench.atomic import make_folder, read_file, write_atomically
-from clbench.errors import ClbenchError, ClbenchWarning, one_line
+from clbench.errors import ClbenchError, ClbenchWarning, RunHeldError, one_line
 from clbench.records.answers import AnswerRow
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
@@ -57,6 +57,16 @@ class RunFiles:
         return self.folder / f"{self.name}.checkpoint"
 
     @property
+    def heartbeat(self) -> Path:
+        """While the run is being made: by whom, and how far it is (`clbench.records.heartbeat`)."""
+        return self.folder / f".{self.name}.heartbeat"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run failed when it was last tried, until it is done."""
+        return self.folder / f"{self.name}.failed"
+
+    @property
     def adapter(self) -> Path:
         """The finished run's adapter in PEFT format, with `--save-adapter`."""
         return self.folder / f"{self.name}.adapter"
@@ -82,7 +92,8 @@ class RunFiles:
         """Hold this run for one process.
 
         Raises:
-            ClbenchError: another process holds it, the folder's file system has no locks, or the folder is gone at the end.
+            RunHeldError: another process holds it.
+            ClbenchError: the folder's file system has no locks, or the folder is gone at the end.
         """
         from filelock import FileLock, Timeout  # here: reading records must stay quick
 
@@ -95,7 +106,7 @@ class RunFiles:
             lock.acquire()
             begun = path.stat()
         except Timeout:
-            raise ClbenchError(f"{self.record} is being made by another process; wait, or use --results") from None
+            raise RunHeldError(f"{self.record} is being made by another process; wait, or use --results") from None
         except (OSError, NotImplementedError) as error:
             raise ClbenchError(
                 f"{path}: cannot be locked ({one_line(error)}); --results on a local disk can"

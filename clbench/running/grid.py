@@ -15,6 +15,7 @@ from clbench.running.opening import OpenedRun, RunOpener
 from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
+from clbench.running.watchers.progress_log import ProgressLog
 from clbench.spec import RunSpec
 
 
@@ -91,7 +92,8 @@ class RunMaker:
 
     def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
-        return [ProgressDisplay(self.console, str(spec)), *([MapLog()] if self.log_maps else [])]
+        shown = ProgressDisplay(self.console, str(spec)) if self.console.is_terminal else ProgressLog(str(spec))
+        return [shown, *([MapLog()] if self.log_maps else [])]
 
     def make_all(self, specs: Sequence[RunSpec]) -> list[str]:
         """Make the runs one after another; say why one failed and go on with the next. Return what failed, and why."""

@@ -1,0 +1,90 @@
+"""What a sweep shows: one live table under a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clbench.records.heartbeat import read_beat
+from clbench.running.sweep import SweepRun
+from clbench.running.worker import Outcome
+from clbench.units import duration
+
+LOGGER = logging.getLogger("clbench.sweep")
+
+
+class SweepDisplay:
+    """Prints a line a finished run to the console; shows the running ones, as their heartbeats tell, while its context is open.
+
+    Args:
+        total: the runs of the sweep; `done`: how many of them were done before.
+    """
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self.console = console
+        self.total = total
+        self.done = self._before = done
+        self.failed = 0
+        self._begun = time.monotonic()
+        self._live = Live(console=console, transient=True, refresh_per_second=2) if console.is_terminal else None
+
+    def __enter__(self) -> SweepDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, run: SweepRun, outcome: Outcome, final: bool) -> None:
+        """Print how an attempt ended."""
+        last = outcome.text.rpartition("\n")[2]
+        fields = {"run": str(run.spec), "state": outcome.state, "final": final}
+        if outcome.state == "done":
+            self.done += 1
+            self._print(f"{self.done} of {self.total}: {outcome.text} -> {run.files.record}")
+        elif outcome.state == "held":
+            LOGGER.info("%s: %s; it is waited for", run.spec, outcome.text, extra={"fields": fields})
+        elif final:
+            self.failed += 1
+            self._print(f"failed: {run.spec}\n{_indented(outcome.text)}", "red")
+        else:
+            LOGGER.warning("%s: %s; it is tried again", run.spec, last, extra={"fields": fields})
+
+    def look(self, running: Sequence[SweepRun], left: int) -> None:
+        """Draw the table anew."""
+        if self._live is None:
+            return
+        table = Table.grid(padding=(0, 2))
+        for run in running:
+            beat = read_beat(run.files)
+            table.add_row(Text(str(run.spec), "bold"), Text("starts" if beat is None else beat.position.text))
+        bar = ProgressBar(total=self.total, completed=self.done + self.failed, width=30)
+        line = Table.grid(padding=(0, 2))
+        line.add_row(bar, Text(self._summary(len(running), left)))
+        self._live.update(Group(line, table))
+
+    def _summary(self, running: int, left: int) -> str:
+        parts = [f"{self.done} of {self.total} done", f"{running} running", f"{left} waiting"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        made = self.done - self._before
+        if made:
+            parts.append(f"ETA {duration((time.monotonic() - self._begun) / made * (left + running))}")
+        return ", ".join(parts)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
