@@ -90,6 +90,11 @@ class RunMaker:
                 self._loaded = wanted, load_backbone_of(spec.settings)
         return self._loaded[1]
 
+    @property
+    def loaded(self) -> object:
+        """What the loaded backbone was asked for by (`Settings.backbone_arguments`); none where none is loaded."""
+        return None if self._loaded is None else self._loaded[0]
+
     def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
         shown = ProgressDisplay(self.console, str(spec)) if self.console.is_terminal else ProgressLog(str(spec))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from clbench.placing import Placing
-from clbench.running.engines.local import LocalProcesses
+from clbench.running.engines.local import LocalProcesses, ThisProcess
 from clbench.running.sweep import Engine, Sweep, SweepRun
 from clbench.running.sweep_display import SweepDisplay
 from clbench.running.worker import Setup
@@ -34,4 +34,5 @@ def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing:
 
 def start_engine(placing: Placing, setup: Setup, count: int) -> Engine:
     """Return the engine; `count` runs are to be made at most."""
-    return LocalProcesses(setup, min(placing.jobs, count))
+    jobs = min(placing.jobs, count)
+    return ThisProcess(setup) if jobs == 1 else LocalProcesses(setup, jobs)

@@ -62,7 +62,7 @@ class Watcher(Protocol):
         """An attempt at a run has ended; `final`: there will be no other."""
 
     def look(self, running: Sequence[SweepRun], left: int) -> None:
-        """Called about once a second, with what is running here, and how many runs are still to be made in all."""
+        """Called about once a second: what runs here now, and how many runs wait."""
 
 
 class Sweep:
@@ -91,9 +91,9 @@ class Sweep:
             while self._waiting or self._running or self._held:
                 self._take_up(clock())
                 self._start(clock())
+                self.watcher.look(list(self._running.values()), len(self._waiting) + len(self._held))
                 for spec, outcome in self.engine.wait(WAIT):
                     self._note(self._running.pop(spec), outcome, clock())
-                self.watcher.look(list(self._running.values()), len(self._waiting) + len(self._held))
         finally:
             self.engine.close()
         return self.failures

@@ -34,16 +34,17 @@ class SweepDisplay:
         self.done = self._before = done
         self.failed = 0
         self._begun = time.monotonic()
-        self._live = Live(console=console, transient=True, refresh_per_second=2) if console.is_terminal else None
+        self._running: Sequence[SweepRun] = ()
+        self._left = total - done
+        self._live = Live(console=console, transient=True, refresh_per_second=2, get_renderable=self._table)
 
     def __enter__(self) -> SweepDisplay:
-        if self._live is not None:
+        if self.console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._live.stop()
 
     def tell(self, run: SweepRun, outcome: Outcome, final: bool) -> None:
         """Print how an attempt ended."""
@@ -61,17 +62,19 @@ class SweepDisplay:
             LOGGER.warning("%s: %s; it is tried again", run.spec, last, extra={"fields": fields})
 
     def look(self, running: Sequence[SweepRun], left: int) -> None:
-        """Draw the table anew."""
-        if self._live is None:
-            return
+        """Keep what the table is to show; a thread draws it anew twice a second."""
+        self._running, self._left = running, left
+
+    def _table(self) -> Group:
+        running = self._running
         table = Table.grid(padding=(0, 2))
         for run in running:
             beat = read_beat(run.files)
-            table.add_row(Text(str(run.spec), "bold"), Text("starts" if beat is None else beat.position.text))
+            table.add_row(Text(str(run.spec), "bold"), Text("begins" if beat is None else beat.position.text))
         bar = ProgressBar(total=self.total, completed=self.done + self.failed, width=30)
         line = Table.grid(padding=(0, 2))
-        line.add_row(bar, Text(self._summary(len(running), left)))
-        self._live.update(Group(line, table))
+        line.add_row(bar, Text(self._summary(len(running), self._left)))
+        return Group(line, table)
 
     def _summary(self, running: int, left: int) -> str:
         parts = [f"{self.done} of {self.total} done", f"{running} running", f"{left} waiting"]

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, started afresh; one that dies is replaced, none outlives the process that started it."""
+"""This machine: this process alone, or worker processes. One that dies is replaced, none outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,51 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from clbench.running.worker import Outcome, Setup
+import torch
+
+from clbench.running.worker import Outcome, Setup, Worker
 from clbench.spec import RunSpec
 
 CLOSING = 10.0  # seconds for a worker to leave, before it is killed
+
+
+class ThisProcess:
+    """Makes one run at a time, here."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._worker = Worker(setup)
+        self._next: RunSpec | None = None
+
+    @property
+    def room(self) -> int:
+        """How many runs can be started now."""
+        return int(self._next is None)
+
+    def choose(self, waiting: Sequence[RunSpec]) -> int:
+        """Return the place of the run to start next: one on the backbone that is loaded, else the first."""
+        loaded = self._worker.maker.loaded
+        return next((n for n, spec in enumerate(waiting) if spec.settings.backbone_arguments == loaded), 0)
+
+    def start(self, spec: RunSpec) -> None:
+        """Take a run; `wait` makes it."""
+        self._next = spec
+
+    def wait(self, seconds: float) -> list[tuple[RunSpec, Outcome]]:
+        """Make the run, if there is one, and return how it ended."""
+        if self._next is None:
+            time.sleep(seconds)
+            return []
+        spec, self._next = self._next, None
+        return [(spec, self._worker.make(spec))]
+
+    def close(self) -> None:
+        """Nothing is at work."""
 
 
 @dataclass(eq=False)
@@ -106,9 +142,7 @@ class LocalProcesses:
 
 
 def _cpus() -> int:
-    import torch  # counts what OMP_NUM_THREADS and the machine allow
-
-    return torch.get_num_threads()
+    return torch.get_num_threads()  # as OMP_NUM_THREADS and the machine allow
 
 
 def _signal_name(number: int) -> str:
@@ -121,8 +155,6 @@ def _work(line: Connection, setup: Setup, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver is interrupted, and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _take_gpu(number)
-    from clbench.running.worker import Worker
-
     worker = Worker(setup)
     while True:
         try:
@@ -142,8 +174,6 @@ def _end_with_parent() -> None:
 
 def _take_gpu(number: int) -> None:
     """See one GPU alone where there are several, each worker another one."""
-    import torch
-
     count = torch.cuda.device_count()
     if count > 1:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
