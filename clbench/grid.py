@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from clbench.data.own_streams import check_metrics
+from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.discovery import Plugins
@@ -128,20 +128,6 @@ def _fits(spec: RunSpec, stream: Stream, exclusion: Mapping[str, Any]) -> bool:
     )
 
 
-def own_data(stream: Stream, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the setting `data` of a user's stream: its file.
-
-    Raises:
-        ClbenchError: `--data` or `--layout` is given beside it.
-    """
-    if stream.read is None:
-        return {}
-    for name in ("data", "layout"):
-        if name in values:
-            raise ClbenchError(f"stream '{stream.name}' names its own files; leave out --{name}")
-    return {"data": str(stream.file)}
-
-
 class _MethodTable(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     options: dict[str, Any] = {}
@@ -169,30 +155,47 @@ def read_grid(path: Path) -> Grid:
     """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-        for name in content:
-            if name not in _GridTable.__struct_fields__:
-                raise unknown(f"grid '{path}': entry", name, _GridTable.__struct_fields__)
-        table = msgspec.convert(content, _GridTable)
     except FileNotFoundError:
         raise ClbenchError(f"no grid '{path}'; `clbench sweep new {path}` writes one to fill in") from None
-    except (OSError, ValueError, msgspec.ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ClbenchError(f"grid '{path}': {' '.join(str(error).split())}") from None
+    return make_grid(content, f"grid '{path}'")
+
+
+def make_grid(content: Mapping[str, Any], place: str = "the grid") -> Grid:
+    """Return a grid from what its file says, as plain values; `place` names it in an error.
+
+    Raises:
+        ClbenchError: an entry is unknown, missing or of a wrong type.
+    """
+    for name in content:
+        if name not in _GridTable.__struct_fields__:
+            raise unknown(f"{place}: entry", name, _GridTable.__struct_fields__)
+    try:
+        table = msgspec.convert(content, _GridTable)
+    except msgspec.ValidationError as error:
+        raise ClbenchError(f"{place}: {error}") from None
     if not table.methods:
-        raise ClbenchError(f"grid '{path}': `methods` is empty; name a method (`clbench methods`)")
+        raise ClbenchError(f"{place}: `methods` is empty; name a method (`clbench methods`)")
     if table.orders and table.streams:
-        raise ClbenchError(f"grid '{path}': give `orders` or `streams`, not both")
-    axes = [
+        raise ClbenchError(f"{place}: give `orders` or `streams`, not both")
+    methods = [
         MethodAxes(one) if isinstance(one, str) else MethodAxes(one.name, one.options, one.settings)
         for one in table.methods
     ]
-    streams = [str(order) for order in table.orders] or table.streams or [Settings.stream]
     return Grid(
-        axes, streams, _seeds(table.seeds, path), table.settings, table.preset, table.exclude, table.plugins
-    )  # fmt: skip
+        methods=methods,
+        streams=[str(order) for order in table.orders] or table.streams or [Settings.stream],
+        seeds=_seeds(table.seeds, place),
+        settings=table.settings,
+        preset=table.preset,
+        exclude=table.exclude,
+        plugins=table.plugins,
+    )
 
 
-def _seeds(given: int | list[int], path: Path) -> list[int]:
+def _seeds(given: int | list[int], place: str) -> list[int]:
     seeds = given if isinstance(given, list) else list(range(1, given + 1))
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ClbenchError(f"grid '{path}': seeds takes how many (3) or which ([1, 2, 5]), not {given}")
+        raise ClbenchError(f"{place}: seeds takes how many (3) or which ([1, 2, 5]), not {given}")
     return seeds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clbench.reports.reproduce import PlannedCell, PlannedRun
     from clbench.reports.suites import Scale, Suite
     from clbench.running.opening import RunOpener
+    from clbench.running.sweep import SweepRun
 
 
 @click.command()
@@ -88,7 +89,7 @@ def reproduce(
         show_sheet(console, sheet, values, style)
         _say_cost(console, missing, style)
         return
-    failures: Collection[object] = ()
+    failures: Mapping[SweepRun, str] = {}
     if missing:
         from clbench.running.many import make_runs
         from clbench.running.sweep import SweepRun
@@ -103,7 +104,9 @@ def reproduce(
     if suite.draw:
         _draw_suite(Terminal(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
     if failures:
-        raise ClbenchError(f"{len(failures)} of {len(missing)} runs failed; the same command tries them again")
+        from clbench.running.many import failed
+
+        raise failed(failures, len(missing[:most]))
 
 
 def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...]) -> dict[str, Any]:

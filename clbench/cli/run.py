@@ -22,7 +22,6 @@ from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
-from clbench.grid import own_data
 from clbench.logs import LogSettings
 from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings

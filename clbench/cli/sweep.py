@@ -113,13 +113,13 @@ def make(
     if dry_run:
         _show_plan(console, runs, setup.is_done, style)
         return
-    from clbench.running.many import make_runs
+    from clbench.running.many import failed, make_runs
 
     failures = make_runs(console, runs, setup, placing)
     if style == "json":
         click.echo(json.dumps(_values(runs, setup.is_done), indent=1))
     if failures:
-        raise ClbenchError(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
+        raise failed(failures, len(runs))
 
 
 def name_of(stream: Any) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from clbench.discovery import find_plugins
+from clbench.errors import ClbenchError
+from clbench.grid import make_grid, read_grid
+from clbench.logs import LogSettings
 from clbench.placing import Placing
+from clbench.records.collection import Records
+from clbench.records.files import read_record
 from clbench.running.engines.local import LocalProcesses, ThisProcess
-from clbench.running.sweep import Engine, Sweep, SweepRun
+from clbench.running.opening import RunOpener
+from clbench.running.sweep import Engine, Sweep, SweepRun, open_runs
 from clbench.running.sweep_display import SweepDisplay
 from clbench.running.worker import Setup
 
@@ -36,3 +45,42 @@ def start_engine(placing: Placing, setup: Setup, count: int) -> Engine:
     """Return the engine; `count` runs are to be made at most."""
     jobs = min(placing.jobs, count)
     return ThisProcess(setup) if jobs == 1 else LocalProcesses(setup, jobs)
+
+
+def sweep(
+    grid: str | Path | Mapping[str, Any],
+    results: str | Path = "results",
+    jobs: int = 1,
+    retries: int = 2,
+    save_adapter: bool = False,
+) -> Records:
+    """Make the missing runs of a grid, as `clbench sweep` does on this machine, and return the records of all its runs.
+
+    Args:
+        grid: a TOML file, or what it would say: `{"methods": ["lorareplay", "rkif"], "orders": [4, 5], "seeds": 3}`; a list of
+            values among `settings` or a method's `options` is an axis.
+        results: folder of the records.
+        jobs: worker processes; with more than one, a script of yours needs its `if __name__ == "__main__":`.
+        retries: how often a failed run is tried again.
+        save_adapter: keep what was trained, for `load_learner`.
+
+    Raises:
+        ClbenchError: the grid is wrong, or runs failed; the others are made, and the same call tries the failed ones again.
+    """
+    read = make_grid(grid) if isinstance(grid, Mapping) else read_grid(Path(grid))
+    plugins = find_plugins(read.plugins)
+    runs = open_runs(read.expand(plugins), RunOpener(plugins, Path(results)))
+    setup = Setup(str(results), read.plugins, save_adapter, logs=LogSettings(on_standard_error=False))
+    failures = make_runs(Console(stderr=True), runs, setup, Placing(jobs=jobs, retries=retries))
+    if failures:
+        raise failed(failures, len(runs))
+    return Records([read_record(run.files.record) for run in runs], Path(results))
+
+
+def failed(failures: Mapping[SweepRun, str], count: int) -> ClbenchError:
+    """Return the error that says how many of `count` runs failed, and why the first one did."""
+    run, text = next(iter(failures.items()))
+    why = text.rpartition("\n")[2].removeprefix("error: ")
+    return ClbenchError(
+        f"{len(failures)} of {count} runs failed; the same command tries them again. The first: {run.spec}: {why}"
+    )

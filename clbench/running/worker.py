@@ -16,7 +16,7 @@ from clbench.atomic import write_atomically
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError, RunHeldError
 from clbench.logs import LogSettings
-from clbench.records.files import RunFiles, read_record
+from clbench.records.files import RunFiles
 from clbench.records.summary import summarise
 from clbench.running.grid import RunMaker
 from clbench.running.opening import RunOpener
@@ -69,8 +69,7 @@ class Worker:
         files: RunFiles | None = None
         try:
             files = self.maker.opener.open(spec).files
-            self.maker.make(spec)
-            return Outcome("done", summarise(read_record(files.record)))
+            return Outcome("done", summarise(self.maker.make(spec)))
         except RunHeldError as error:
             return Outcome("held", str(error))
         except ClbenchError as error:

@@ -132,9 +132,11 @@ def test_a_failing_run_does_not_stop_the_others(tiny_suite, tmp_path):
         '[[rows]]\nlabel = "z"\nmethod = "seqlora"\noptions = { nix = 1 }\n'
     )
     result = tiny_suite(suite, "--plugin", plugin, "--format", "table")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 2, result.output
     text = " ".join(result.output.split())
-    assert "failed: method 'broken' failed on task 'sst-2': ValueError: on purpose" in text
+    assert "failed: broken, sst-2, seed 1" in text
+    assert "error: method 'broken' failed on task 'sst-2': ValueError: on purpose" in text
+    assert "1 of 2 runs failed" in text
     assert "Missing: 1 runs" in text
     assert "No option of method 'seqlora': 'nix'" in text
 

@@ -1,4 +1,4 @@
-"""Whatever is killed in a sweep, its workers or the command itself: the same command goes on, and each run is as if made alone."""
+"""Whatever is killed in a sweep, workers or the command itself: the same command goes on, and each run is as if made alone."""
 
 import os
 import random
