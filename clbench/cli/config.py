@@ -138,7 +138,7 @@ def _origin(ctx: click.Context, name: str, layers: Mapping[str, Mapping[str, Any
     found = _source(ctx, parameter)
     if found != "default":
         return found
-    return next((f"preset {layer}" for layer, values in reversed(layers.items()) if name in values), "default")
+    return next((f"preset {layer}" for layer, values in reversed(list(layers.items())) if name in values), "default")
 
 
 def _source(ctx: click.Context, parameter: str) -> str:

@@ -97,7 +97,7 @@ def reproduce(
 
         _say_cost(console, missing, style)
         log_maps = any(run.log_maps for run in missing)
-        setup = Setup(str(results), [str(path) for path in plugins], log_maps=log_maps, logs=logs)
+        setup = Setup(str(results), tuple(str(path) for path in plugins), log_maps=log_maps, logs=logs)
         runs = [SweepRun(run.spec, run.files) for run in missing[:most]]
         failures = make_runs(Terminal(stderr=style != "table"), runs, setup, placing)
     show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)

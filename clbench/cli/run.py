@@ -76,6 +76,7 @@ def _metavar(option: Option) -> str:
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     config: Path | None,
     only_show: bool,
     method_name: str | None,
@@ -95,8 +96,8 @@ def run(
 ) -> None:
     """Run one method on one or several streams and print the leaderboard.
 
-    Defaults are in brackets; a preset (`clbench presets`) may say otherwise. A value may also stand in a file (--config) or in the
-    environment: CLBENCH_RUN_EPOCHS for --epochs. The command line wins, then the file, the environment, the preset.
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise. A value may also stand in a file (--config) or in
+    the environment: CLBENCH_RUN_EPOCHS for --epochs. The command line wins, then the file, the environment, the preset.
     """
     if method_name is None:
         raise ClbenchError("name a method with --method, or in a file with --config (`clbench methods` lists them)")

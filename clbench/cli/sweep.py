@@ -109,7 +109,7 @@ def make(
     _opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
 
-    setup = Setup(str(results), grid.plugins, save_adapter, log_maps, logs=logs)
+    setup = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs)
     if dry_run:
         _show_plan(console, runs, setup.is_done, style)
         return

@@ -43,6 +43,14 @@ def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing:
 
 def start_engine(placing: Placing, setup: Setup, count: int) -> Engine:
     """Return the engine; `count` runs are to be made at most."""
+    if placing.engine == "ray":
+        from clbench.running.engines.ray import RayCluster
+
+        return RayCluster(setup, placing)
+    if placing.engine == "slurm":
+        from clbench.running.engines.slurm import SlurmJobs
+
+        return SlurmJobs(setup, placing)
     jobs = min(placing.jobs, count)
     return ThisProcess(setup) if jobs == 1 else LocalProcesses(setup, jobs)
 
@@ -70,7 +78,7 @@ def sweep(
     read = make_grid(grid) if isinstance(grid, Mapping) else read_grid(Path(grid))
     plugins = find_plugins(read.plugins)
     runs = open_runs(read.expand(plugins), RunOpener(plugins, Path(results)))
-    setup = Setup(str(results), read.plugins, save_adapter, logs=LogSettings(on_standard_error=False))
+    setup = Setup(str(results), tuple(read.plugins), save_adapter, logs=LogSettings(on_standard_error=False))
     failures = make_runs(Console(stderr=True), runs, setup, Placing(jobs=jobs, retries=retries))
     if failures:
         raise failed(failures, len(runs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,7 @@ class Setup:
     """What every worker of a sweep is told once. `threads` are for runs whose settings name no number; none: PyTorch's choice."""
 
     results: str
-    plugins: Sequence[str] = ()
+    plugins: tuple[str, ...] = ()
     save_adapter: bool = False
     log_maps: bool = False
     threads: int | None = None

@@ -1,4 +1,4 @@
-"""A value comes from the command line, else from the file, the environment, the preset, the default; and one can see from where."""
+"""A value comes from the command line, else from the file, the environment, the preset, the default; and one sees which."""
 
 from pathlib import Path
 

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import Popen
 
@@ -77,11 +78,26 @@ def torment(words: list[str], folder: Path, workers: int, drivers: int, chance: 
             time.sleep(0.05)
 
 
-def check(tmp_path: Path, backbone: Path, methods: list[str], seeds: int, workers: int, drivers: int) -> None:
+def check(
+    tmp_path: Path,
+    backbone: Path,
+    methods: list[str],
+    seeds: int,
+    workers: int,
+    drivers: int,
+    engine: Sequence[str] = ("--jobs", "2"),
+) -> None:
     grid = write_grid(tmp_path, backbone, methods, seeds)
-    words = ["sweep", str(grid), "--jobs", "2", "--retries", "50", "--results", "results"]
+    words = ["sweep", str(grid), *engine, "--retries", "50", "--results", "results"]
     code, output = torment(words, tmp_path, workers, drivers, random.Random(workers))
     assert code == 0, output
+    compare_with_alone(grid, tmp_path)
+    left = [path.name for path in (tmp_path / "results").iterdir() if path.suffix not in (".json", ".jsonl", ".lock")]
+    assert [name for name in left if not name.endswith((".tmp", ".probe"))] == []  # a kill may leave half a file
+
+
+def compare_with_alone(grid: Path, tmp_path: Path) -> None:
+    """Compare the records of a grid with those of its runs made one by one, bit for bit."""
     plugins = find_plugins()
     specs = read_grid(grid).expand(plugins)
     maker = RunMaker(Console(quiet=True), RunOpener(plugins, tmp_path / "alone"))
@@ -89,15 +105,13 @@ def check(tmp_path: Path, backbone: Path, methods: list[str], seeds: int, worker
         maker.make(spec)
     found, alone = read_records(tmp_path / "results"), read_records(tmp_path / "alone")
     assert [record.name for record in found] == [record.name for record in alone]
-    assert len(found) == len(specs) == len(methods) * seeds
+    assert len(found) == len(specs) > 1
     for record, expected in zip(found, alone, strict=True):
         assert record.scores == expected.scores
         assert record.learned == expected.learned
         assert record.losses == expected.losses
         answers = [(tmp_path / folder / f"{record.name}.answers.jsonl").read_bytes() for folder in ("results", "alone")]
         assert answers[0] == answers[1]
-    left = [path.name for path in (tmp_path / "results").iterdir() if path.suffix not in (".json", ".jsonl", ".lock")]
-    assert [name for name in left if not name.endswith(".tmp")] == []  # a kill may leave half a file
 
 
 def test_a_sweep_survives_kills(tiny_folder: Path, tmp_path: Path) -> None:
