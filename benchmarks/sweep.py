@@ -2,8 +2,8 @@
 
     python benchmarks/sweep.py [--runs 24] [--jobs 2] [--engines loop,local,ray] [--output FILE.json]
 
-All make the same runs of seqlora on two toy tasks, on a tiny random T5, with one thread each, into folders of their own; the scores
-must be the same. Wall time: other work on the machine counts, so the ratios are worth something on a quiet one alone.
+All make the same runs of seqlora on two toy tasks, on a tiny random T5, with one thread each, into folders of their own; the
+scores must be the same. Wall time: other work on the machine counts, so the ratios are worth something on a quiet one alone.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+
+from clbench.terminal import harmless, say
 
 ROOT = "clbench"
 
@@ -43,12 +44,12 @@ class _StandardError(logging.Handler):
     """Writes to what is standard error at that moment, which a test or a notebook may have changed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        say(self.format(record), err=True)
 
 
 class _TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.getMessage()}"
+        return harmless(f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.getMessage()}")
 
 
 class _JsonLines(logging.Formatter):
@@ -59,4 +60,4 @@ class _JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **record.__dict__.get("fields", {}),
         }
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)

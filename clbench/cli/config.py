@@ -9,14 +9,13 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clbench.errors import ClbenchError, unknown
 from clbench.options import format_value
 from clbench.settings import list_settings, preset_layers
 from clbench.spec import RunSpec
+from clbench.terminal import Terminal
 
 # What a file may say beside [options] and [settings], and the parameters of the command that it stands for.
 ENTRIES = {
@@ -114,12 +113,12 @@ def stronger(ctx: click.Context, first: str, second: str) -> tuple[str | None, s
     return (values[0] if ranks[0] <= ranks[1] else None), (values[1] if ranks[1] <= ranks[0] else None)
 
 
-def show_config(console: Console, ctx: click.Context, spec: RunSpec, preset: str | None) -> None:
+def show_config(console: Terminal, ctx: click.Context, spec: RunSpec, preset: str | None) -> None:
     """Print every value of a run, and where it comes from."""
     table = Table("Name", "Value", "From", title=str(spec), title_justify="left")
     layers = preset_layers(vars(spec.settings), preset)
     for name, value in [("method", spec.method), ("stream", spec.stream), *spec.recorded_settings.items()]:
-        table.add_row(name, escape(format_value(value)), escape(_origin(ctx, name, layers)))
+        table.add_row(name, format_value(value), _origin(ctx, name, layers))
     table.add_section()
     named = {text.partition("=")[0].strip() for text in ctx.params["given"]}
     in_file = {text.partition("=")[0] for text in (ctx.default_map or {}).get("given", [])}
@@ -127,7 +126,7 @@ def show_config(console: Console, ctx: click.Context, spec: RunSpec, preset: str
         origin = _source(ctx, "given") if name in named else str(ctx.params["config"]) if name in in_file else "default"
         if origin == "default" and "variant" in named | in_file:
             origin = "default, or the variant"
-        table.add_row(f"{name} (option)", escape(format_value(value)), escape(origin))
+        table.add_row(f"{name} (option)", format_value(value), origin)
     console.print(table)
 
 

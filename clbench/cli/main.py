@@ -16,7 +16,6 @@ from clbench.cli.records import compare, leaderboard, rescore, show
 from clbench.cli.run import run
 from clbench.cli.sweep import sweep
 
-
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "CLBENCH"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clbench.cli.parameters import (
@@ -26,6 +23,7 @@ from clbench.cli.parameters import (
 from clbench.cli.run import choose_streams, setting_options
 from clbench.errors import ClbenchError
 from clbench.grid import NEW_GRID, Grid, MethodAxes, read_grid
+from clbench.terminal import Terminal, json_text, say
 
 if TYPE_CHECKING:
     from clbench.logs import LogSettings
@@ -105,7 +103,7 @@ def make(
         "plugins": [str(path) for path in plugins] or None,
     }
     grid = _grid(file, methods, parse_assignments(given), values, {k: v for k, v in parts.items() if v is not None})
-    console = Console(stderr=style != "table")
+    console = Terminal(stderr=style != "table")
     _opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
 
@@ -117,7 +115,7 @@ def make(
 
     failures = make_runs(console, runs, setup, placing)
     if style == "json":
-        click.echo(json.dumps(_values(runs, setup.is_done), indent=1))
+        say(json_text(_values(runs, setup.is_done)))
     if failures:
         raise failed(failures, len(runs))
 
@@ -148,7 +146,7 @@ def _grid(
     return replace(grid, methods=axes or own, settings={**grid.settings, **settings}, **parts)
 
 
-def _open(console: Console, grid: Grid, results: Path) -> tuple[RunOpener, list[SweepRun]]:
+def _open(console: Terminal, grid: Grid, results: Path) -> tuple[RunOpener, list[SweepRun]]:
     with console.status("opening the runs"):
         from clbench.discovery import find_plugins
         from clbench.running.opening import RunOpener
@@ -159,10 +157,10 @@ def _open(console: Console, grid: Grid, results: Path) -> tuple[RunOpener, list[
         return opener, open_runs(grid.expand(found), opener)
 
 
-def _show_plan(console: Console, runs: Sequence[SweepRun], is_done: Any, style: str) -> None:
+def _show_plan(console: Terminal, runs: Sequence[SweepRun], is_done: Any, style: str) -> None:
     values = _values(runs, is_done)
     if style == "json":
-        click.echo(json.dumps(values, indent=1))
+        say(json_text(values))
         return
     table = Table("Method", "Stream", "Seeds", "Runs", "Done", "Differs in", title="Dry run", title_justify="left")
     varying = _varying(runs)
@@ -174,9 +172,9 @@ def _show_plan(console: Console, runs: Sequence[SweepRun], is_done: Any, style: 
     for (method, stream, differs), numbers in groups.items():
         seeds = ", ".join(str(runs[number].spec.seed) for number in numbers)
         done = sum(values[number]["state"] == "done" for number in numbers)
-        table.add_row(method, escape(stream), seeds, str(len(numbers)), str(done), escape(differs))
+        table.add_row(method, stream, seeds, str(len(numbers)), str(done), differs)
     console.print(table)
-    console.print(_counts(values), highlight=False)
+    console.print(_counts(values))
 
 
 def _varying(runs: Sequence[SweepRun]) -> list[str]:
@@ -223,7 +221,7 @@ def new(file: Path) -> None:
     if file.suffix != ".toml":
         raise ClbenchError(f"'{file}' does not end in .toml")
     write_atomically(file, lambda path: path.write_text(NEW_GRID, "utf-8"))
-    click.echo(f"{file}: fill it in, then `clbench sweep {file} --dry-run`")
+    say(f"{file}: fill it in, then `clbench sweep {file} --dry-run`")
 
 
 @sweep.command()
@@ -234,22 +232,22 @@ def new(file: Path) -> None:
 @format_option
 def status(file: Path, results: Path, log_maps: bool, save_adapter: bool, style: str) -> None:
     """Show which runs of a grid are done, running (where, since when, how far), failed (why), or missing."""
-    console = Console()
+    console = Terminal()
     grid = read_grid(file)
-    _, runs = _open(Console(stderr=True), grid, results)
+    _, runs = _open(Terminal(stderr=True), grid, results)
     from clbench.running.worker import Setup
 
     values = _values(runs, Setup(str(results), save_adapter=save_adapter, log_maps=log_maps).is_done)
     if style == "json":
-        click.echo(json.dumps(values, indent=1))
+        say(json_text(values))
         return
     table = Table("Run", "State", "Where, how far, why")
     for run, value in zip(runs, values, strict=True):
         if value["state"] in ("running", "failed", "begun"):
-            table.add_row(escape(str(run.spec)), value["state"], escape(_detail(value)))
+            table.add_row(str(run.spec), value["state"], _detail(value))
     if table.row_count:
         console.print(table)
-    console.print(_counts(values), highlight=False)
+    console.print(_counts(values))
 
 
 def _detail(value: Mapping[str, Any]) -> str:

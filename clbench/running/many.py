@@ -21,6 +21,7 @@ from clbench.running.opening import RunOpener
 from clbench.running.sweep import Engine, Sweep, SweepRun, open_runs
 from clbench.running.sweep_display import SweepDisplay
 from clbench.running.worker import Setup
+from clbench.terminal import Terminal
 
 
 def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing: Placing) -> dict[SweepRun, str]:
@@ -31,7 +32,7 @@ def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing:
     """
     done = sum(setup.is_done(run.files) for run in runs)
     if done:
-        console.print(f"{done} of {len(runs)} runs are done already", highlight=False)
+        console.print(f"{done} of {len(runs)} runs are done already")
     if done == len(runs):
         return {}
     if console.is_terminal:  # the table says it
@@ -79,7 +80,7 @@ def sweep(
     plugins = find_plugins(read.plugins)
     runs = open_runs(read.expand(plugins), RunOpener(plugins, Path(results)))
     setup = Setup(str(results), tuple(read.plugins), save_adapter, logs=LogSettings(on_standard_error=False))
-    failures = make_runs(Console(stderr=True), runs, setup, Placing(jobs=jobs, retries=retries))
+    failures = make_runs(Terminal(stderr=True), runs, setup, Placing(jobs=jobs, retries=retries))
     if failures:
         raise failed(failures, len(runs))
     return Records([read_record(run.files.record) for run in runs], Path(results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,8 +38,7 @@ class Setup:
 
     def is_done(self, files: RunFiles) -> bool:
         """Return whether all that is wanted of a run is there."""
-        extras = (files.adapter.exists() or not self.save_adapter) and (files.maps.exists() or not self.log_maps)
-        return files.record.exists() and extras
+        return files.are_complete(self.save_adapter, self.log_maps)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class Worker:
 
 
 def note_failure(files: RunFiles, text: str) -> None:
-    """Write why a run failed beside where its record would be."""
-    write_atomically(files.failure, lambda path: path.write_text(text + "\n", "utf-8", "backslashreplace"))
+    """Write why a run failed beside where its record would be, if the folder can be written: that may be why."""
+    with suppress(OSError, ClbenchError):
+        write_atomically(files.failure, lambda path: path.write_text(text + "\n", "utf-8", "backslashreplace"))
 
 
 def _last_lines(error: BaseException) -> list[str]:

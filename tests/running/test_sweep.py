@@ -14,6 +14,12 @@ from clbench.spec import RunSpec
 from tests.records.test_heartbeat import ended_process, leave
 
 
+def finish(files: RunFiles) -> None:
+    """Leave what a finished run leaves."""
+    files.answers.write_text("")
+    files.record.write_text("{}")
+
+
 class Script:
     """An engine with room for one run, whose attempts end as a script says."""
 
@@ -43,7 +49,7 @@ class Script:
         state = states.popleft() if states else "done"
         files = self.files[spec]
         if state == "done":
-            files.record.write_text("{}")
+            finish(files)
         if state == "got on":
             files.checkpoint.write_text(f"{len(self.started)}")
             state = "died"
@@ -79,7 +85,7 @@ def sweep(tmp_path: Path, engine: Script, notes: Notes, runs: Sequence[SweepRun]
 
 
 def test_what_is_done_is_not_repeated(tmp_path: Path, runs: list[SweepRun]) -> None:
-    runs[1].files.record.write_text("{}")
+    finish(runs[1].files)
     engine, notes = Script(runs, {}), Notes()
     assert sweep(tmp_path, engine, notes, runs) == {}
     assert engine.started == [0, 2, 3]
@@ -109,7 +115,7 @@ def test_a_run_that_died_after_its_record_is_done(tmp_path: Path, runs: list[Swe
     wait = engine.wait
 
     def wait_with_record(seconds: float) -> list[tuple[RunSpec, Outcome]]:
-        runs[0].files.record.write_text("{}")
+        finish(runs[0].files)
         return wait(seconds)
 
     engine.wait = wait_with_record  # type: ignore[method-assign]
@@ -139,7 +145,7 @@ def test_a_held_run_that_its_holder_finishes_is_not_repeated(tmp_path: Path, run
 
     def finish_late() -> None:
         if next(looks) == 10:
-            runs[0].files.record.write_text("{}")
+            finish(runs[0].files)
 
     notes.on_look = finish_late
     assert sweep(tmp_path, engine, notes, runs) == {}
