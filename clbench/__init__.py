@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clbench.options import NonFinite, OnlyIf, Search, Unless
     from clbench.records.collection import Records, load_records
     from clbench.reports.leaderboard import leaderboard
+    from clbench.running.many import sweep
     from clbench.running.one_run import run
     from clbench.running.saved_learner import load_learner
 
@@ -47,6 +48,7 @@ __all__ = [
     "load_learner",
     "load_records",
     "run",
+    "sweep",
 ]
 
 _MODULES = {  # of the names above, as the type checker reads them there
@@ -63,6 +65,7 @@ _MODULES = {  # of the names above, as the type checker reads them there
     "clbench.options": ("NonFinite", "OnlyIf", "Search", "Unless"),
     "clbench.records.collection": ("Records", "load_records"),
     "clbench.reports.leaderboard": ("leaderboard",),
+    "clbench.running.many": ("sweep",),
     "clbench.running.one_run": ("run",),
     "clbench.running.saved_learner": ("load_learner",),
 }

@@ -16,6 +16,10 @@ class ClbenchWarning(UserWarning):
     """Something that was passed over so that the rest could be done; the command line prints it in one line."""
 
 
+class RunHeldError(ClbenchError):
+    """Another process makes this run just now."""
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> ClbenchError:
     """Return the error for a name that is not known, with the nearest known name and the whole list."""
     names = [str(item) for item in known]

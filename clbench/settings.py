@@ -171,11 +171,20 @@ def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Set
     Raises:
         ClbenchError: no such preset or setting, or a value out of its range.
     """
+    chosen = {k: v for layer in preset_layers(given, preset).values() for k, v in layer.items()}
+    return Settings(**settle(list_settings(), given, chosen))
+
+
+def preset_layers(given: Mapping[str, Any], preset: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the presets that apply to the values given by the user, by name, the stronger one last.
+
+    Raises:
+        ClbenchError: no such preset.
+    """
     presets = load_presets()
     if preset is not None and preset not in presets:
         raise unknown("preset", preset, presets)
     backbone = given.get("backbone", Settings.backbone)
     name = preset or next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
     family = str(given.get("stream", Settings.stream)).split(":")[0]
-    chosen = {**presets.get(name, {}), **presets.get(f"{name}:{family}", {})}
-    return Settings(**settle(list_settings(), given, chosen))
+    return {layer: presets[layer] for layer in (name, f"{name}:{family}") if layer in presets}

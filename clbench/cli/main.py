@@ -14,16 +14,19 @@ from clbench.cli.pictures import plot, report
 from clbench.cli.presets import presets
 from clbench.cli.records import compare, leaderboard, rescore, show
 from clbench.cli.run import run
+from clbench.cli.sweep import sweep
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "CLBENCH"}
 
 
-@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Command, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clbench")
 @click.option(TRACEBACK, is_flag=True, expose_value=False, help="On an error, show the Python traceback as well.")
 def main() -> None:
     """Run and compare continual-learning methods on language models."""
 
 
-for command in (run, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
+for command in (run, sweep, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
     main.add_command(command)
 for command in (presets, reproduce, plot, report, doctor):
     main.add_command(command)

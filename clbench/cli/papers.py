@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from clbench.cli.parameters import (
+    engine_options,
     ledger_option,
+    log_options,
     parse_assignments,
     parse_seeds,
     plugin_option,
@@ -16,6 +19,8 @@ from clbench.cli.parameters import (
     style_option,
 )
 from clbench.errors import ClbenchError, unknown
+from clbench.logs import LogSettings
+from clbench.placing import Placing
 from clbench.reports.tables import show_sheet
 from clbench.terminal import Terminal
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from clbench.reports.reproduce import PlannedCell, PlannedRun
     from clbench.reports.suites import Scale, Suite
     from clbench.running.opening import RunOpener
+    from clbench.running.sweep import SweepRun
 
 
 @click.command()
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 @plugin_option
 @click.option("--dry-run", is_flag=True, help="Show the plan and its cost; run nothing.")
 @ledger_option
+@engine_options
+@log_options
 @style_option
 def reproduce(
     name: str | None,
@@ -51,6 +59,8 @@ def reproduce(
     plugins: tuple[Path, ...],
     dry_run: bool,
     ledger: Path | None,
+    placing: Placing,
+    logs: LogSettings,
     style: str,
 ) -> None:
     """Make the runs behind a published table or figure that are missing, and print it with our numbers.
@@ -79,15 +89,24 @@ def reproduce(
         show_sheet(console, sheet, values, style)
         _say_cost(console, missing, style)
         return
-    failures: list[str] = []
+    failures: Mapping[SweepRun, str] = {}
     if missing:
+        from clbench.running.many import make_runs
+        from clbench.running.sweep import SweepRun
+        from clbench.running.worker import Setup
+
         _say_cost(console, missing, style)
-        failures = _run_missing(Terminal(stderr=style != "table"), missing[:most], opener)
+        log_maps = any(run.log_maps for run in missing)
+        setup = Setup(str(results), tuple(str(path) for path in plugins), log_maps=log_maps, logs=logs)
+        runs = [SweepRun(run.spec, run.files) for run in missing[:most]]
+        failures = make_runs(Terminal(stderr=style != "table"), runs, setup, placing)
     show_sheet(console, suite_sheet(suite, scale, cells, published), suite_values(suite, cells, published), style)
     if suite.draw:
         _draw_suite(Terminal(stderr=style != "table"), suite, cells, results / f"{suite.name}_{scale.name}.png")
     if failures:
-        raise ClbenchError(f"{len(failures)} runs failed; the first: {failures[0]}")
+        from clbench.running.many import failed
+
+        raise failed(failures, len(missing[:most]))
 
 
 def _suite_settings(data: str | None, limit: int | None, given: tuple[str, ...]) -> dict[str, Any]:
@@ -132,13 +151,6 @@ def _say_cost(console: Terminal, missing: list[PlannedRun], style: str) -> None:
         cost = duration_text([run.seconds for run in missing])
         text = f"{len(missing)} runs are missing: {cost}" if missing else "nothing is missing"
         console.print(text)
-
-
-def _run_missing(console: Terminal, missing: list[PlannedRun], opener: RunOpener) -> list[str]:
-    from clbench.running.grid import RunMaker
-
-    log_maps = any(run.log_maps for run in missing)
-    return RunMaker(console, opener, log_maps=log_maps).make_all([run.spec for run in missing])
 
 
 def _draw_suite(console: Terminal, suite: Suite, cells: list[PlannedCell], file: Path) -> None:

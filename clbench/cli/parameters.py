@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from clbench.errors import ClbenchError
+from clbench.logs import LogSettings
+from clbench.placing import Placing
 from clbench.reports.tables import STYLES
 
 MOST_SEEDS = 1000  # of `--seeds N`
@@ -42,6 +47,55 @@ stream_option = click.option("--stream", help="Keep one stream (long:1) or famil
 style_option = click.option("--format", "style", type=click.Choice(STYLES), default="table", help="[table]")
 ledger_option = click.option("--ledger", type=PATH, help="Folder of published numbers. [ours]")
 source_option = click.option("--source", default="rkif", help="Whose published numbers; all: one row a source. [rkif]")
+
+_ENGINE = (
+    click.option("--engine", type=click.Choice(("local", "ray", "slurm")), default="local", help="[local]"),
+    click.option(
+        "--jobs", type=click.IntRange(1), default=1, help="Local: worker processes, which share the cores. [1]"
+    ),
+    click.option("--retries", type=click.IntRange(0), default=2, help="How often a failed run is tried again. [2]"),
+    click.option("--address", help="Ray: the cluster's address. [start Ray on this machine]"),
+    click.option("--cpus-per-run", type=click.FloatRange(0, min_open=True), help="Ray, SLURM: CPUs of a run. [1]"),
+    click.option(
+        "--gpus-per-run", type=click.FloatRange(0), help="Ray, SLURM: GPUs of a run, 0.25: four share one. [0]"
+    ),
+    click.option("--slurm", multiple=True, metavar="NAME=VALUE", help="SLURM: a parameter of submitit; repeatable."),
+)
+_LOGS = (
+    click.option("-q", "--quiet", is_flag=True, help="Log warnings alone."),
+    click.option("-v", "--verbose", is_flag=True, help="Log more: every task that is asked."),
+    click.option("--log-format", type=click.Choice(("text", "json")), default="text", help="Of log lines. [text]"),
+    click.option("--log-file", type=click.Path(dir_okay=False), help="Log into this file, too."),
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of engines; it takes them as one value, `placing`."""
+
+    @wraps(command)
+    def call(*, slurm: tuple[str, ...], **others: Any) -> Any:
+        chosen = {field.name: others.pop(field.name) for field in fields(Placing) if field.name != "slurm"}
+        return command(placing=Placing(slurm=parse_assignments(slurm), **chosen), **others)
+
+    for option in reversed(_ENGINE):
+        call = option(call)
+    return call
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of log lines, and let them have effect; it takes them as one value, `logs`."""
+
+    @wraps(command)
+    def call(*, quiet: bool, verbose: bool, log_format: Any, log_file: str | None, **others: Any) -> Any:
+        if quiet and verbose:
+            raise ClbenchError("give -q or -v, not both")
+        logs = LogSettings(verbose - quiet, log_format, log_file)
+        logs.apply()
+        return command(logs=logs, **others)
+
+    for option in reversed(_LOGS):
+        call = option(call)
+    return call
 
 
 def parse_seeds(text: str) -> list[int]:

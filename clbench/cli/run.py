@@ -8,13 +8,22 @@ from typing import Any
 
 import click
 
-from clbench.cli.parameters import parse_assignments, parse_seeds, plugin_option, results_option, set_option
+from clbench.cli.config import ConfiguredCommand, config_option, merged_options, show_config, stronger
+from clbench.cli.parameters import (
+    log_options,
+    parse_assignments,
+    parse_seeds,
+    plugin_option,
+    results_option,
+    set_option,
+)
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
 from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
+from clbench.logs import LogSettings
 from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import RunSpec
@@ -40,8 +49,10 @@ def _metavar(option: Option) -> str:
     return "|".join([*map(str, option.choices), *(kind.__name__.upper() for kind in option.types)])
 
 
-@click.command()
-@click.option("--method", "method_name", required=True, help="The method's name (`clbench methods`).")
+@click.command(cls=ConfiguredCommand)
+@config_option
+@click.option("--show-config", "only_show", is_flag=True, help="Only print every value, and where it comes from.")
+@click.option("--method", "method_name", help="The method's name (`clbench methods`).")
 @click.option("--order", help="The paper's order number, 1-8; several separated by commas.")
 @click.option(
     "--stream",
@@ -60,9 +71,15 @@ def _metavar(option: Option) -> str:
     is_flag=True,
     help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
 )
+@log_options
 @setting_options
+@click.pass_context
 def run(
-    method_name: str,
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    only_show: bool,
+    method_name: str | None,
     order: str | None,
     stream: str | None,
     given: tuple[str, ...],
@@ -74,13 +91,17 @@ def run(
     save_adapter: bool,
     dry_run: bool,
     log_maps: bool,
+    logs: LogSettings,
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard.
 
-    Defaults are in brackets; a preset (`clbench presets`) may say otherwise.
+    Defaults are in brackets; a preset (`clbench presets`) may say otherwise. A value may also stand in a file (--config) or in
+    the environment: CLBENCH_RUN_EPOCHS for --epochs. The command line wins, then the file, the environment, the preset.
     """
-    chosen = choose_streams(order, stream)
+    if method_name is None:
+        raise ClbenchError("name a method with --method, or in a file with --config (`clbench methods` lists them)")
+    chosen = choose_streams(*stronger(ctx, "order", "stream"))
     values = {name: value for name, value in settings.items() if value is not None}
     resolved = [
         resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset)
@@ -97,8 +118,11 @@ def run(
     for one in chosen:
         check_metrics(one, found.metrics)
     method = found.method(method_name)
-    options = method.resolve_options(parse_assignments(given))
+    options = method.resolve_options(parse_assignments(merged_options(ctx, given)))
     specs = [RunSpec(method.name, options, one) for one in resolved]
+    if only_show:
+        show_config(console, ctx, specs[0], preset)
+        return
     from clbench.running.opening import RunOpener
 
     opener = RunOpener(found, results)

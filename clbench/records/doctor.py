@@ -10,7 +10,8 @@ from pathlib import Path
 
 from clbench.atomic import LEFTOVER
 from clbench.errors import ClbenchError
-from clbench.records.files import LOCK, RunFiles, read_record, record_paths
+from clbench.records.files import BEAT, LOCK, RunFiles, read_record, record_paths
+from clbench.records.heartbeat import read_beat
 from clbench.records.record import OtherSchemaError
 
 RUN = re.compile(r"_s\d+_[0-9a-f]{8}$")  # how the names of runs end
@@ -48,16 +49,18 @@ def examine(folder: Path) -> list[Finding]:
         ClbenchError: no such folder.
     """
     record_paths(folder)  # raises where there is no folder
-    held = {name for name in _locked_names(folder) if _is_held(folder, name)}
+    held = {name for name in _names(folder, LOCK) + _names(folder, BEAT) if _is_held(folder, name)}
     found = [finding for path in sorted(folder.iterdir()) for finding in _faults(path)]
     return [one for one in found if not any(one.path.name.lstrip(".").startswith(f"{name}.") for name in held)]
 
 
-def _locked_names(folder: Path) -> list[str]:
-    return [path.name.removeprefix(".").removesuffix(LOCK) for path in folder.glob(f".*{LOCK}")]
+def _names(folder: Path, ending: str) -> list[str]:
+    return [path.name.removeprefix(".").removesuffix(ending) for path in folder.glob(f".*{ending}")]
 
 
 def _is_held(folder: Path, name: str) -> bool:
+    if read_beat(RunFiles(folder, name)) is not None:
+        return True
     try:
         with RunFiles(folder, name).lock():
             return False
@@ -66,7 +69,7 @@ def _is_held(folder: Path, name: str) -> bool:
 
 
 def _faults(path: Path) -> Iterator[Finding]:
-    if path.name.startswith(".") and path.name.endswith(LEFTOVER):
+    if path.name.startswith(".") and path.name.endswith((LEFTOVER, BEAT)):
         yield Finding(path, "left behind by a process that was killed", removable=True)
     elif path.name.startswith(".") and path.name.endswith(LOCK):
         yield Finding(path, "a lock that nobody holds", removable=True, harmless=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -9,16 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from clbench.atomic import make_folder, read_file, write_atomically
-from clbench.errors import ClbenchError, ClbenchWarning, one_line
+from clbench.errors import ClbenchError, ClbenchWarning, RunHeldError, one_line
 from clbench.records.answers import AnswerRow
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 LOCK = ".lock"  # how the names of locks end
+BEAT = ".heartbeat"  # and those of heartbeats
 
 
 def slug(text: str) -> str:
@@ -57,6 +63,16 @@ class RunFiles:
         return self.folder / f"{self.name}.checkpoint"
 
     @property
+    def heartbeat(self) -> Path:
+        """While the run is being made: by whom, and how far it is (`clbench.records.heartbeat`)."""
+        return self.folder / f".{self.name}{BEAT}"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run failed when it was last tried, until it is done."""
+        return self.folder / f"{self.name}.failed"
+
+    @property
     def adapter(self) -> Path:
         """The finished run's adapter in PEFT format, with `--save-adapter`."""
         return self.folder / f"{self.name}.adapter"
@@ -82,7 +98,8 @@ class RunFiles:
         """Hold this run for one process.
 
         Raises:
-            ClbenchError: another process holds it, the folder's file system has no locks, or the folder is gone at the end.
+            RunHeldError: another process holds it. Where the file system has no locks, its heartbeat alone tells.
+            ClbenchError: the lock cannot be had for another reason, or the folder is gone at the end.
         """
         from filelock import FileLock, Timeout  # here: reading records must stay quick
 
@@ -92,11 +109,12 @@ class RunFiles:
             raise ClbenchError(f"{path}: a link stands where a lock is to be; remove it")
         lock = FileLock(path, timeout=0)
         try:
-            lock.acquire()
+            path.touch()
             begun = path.stat()
+            _acquire(lock)
         except Timeout:
-            raise ClbenchError(f"{self.record} is being made by another process; wait, or use --results") from None
-        except (OSError, NotImplementedError) as error:
+            raise RunHeldError(f"{self.record} is being made by another process; wait, or use --results") from None
+        except OSError as error:
             raise ClbenchError(
                 f"{path}: cannot be locked ({one_line(error)}); --results on a local disk can"
             ) from error
@@ -108,6 +126,16 @@ class RunFiles:
                 )
         finally:
             lock.release()
+
+
+def _acquire(lock: BaseFileLock) -> None:
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def read_record(path: Path) -> Record:

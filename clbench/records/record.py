@@ -91,6 +91,14 @@ class Cost(Struct, frozen=True, kw_only=True):
     held_bytes: int | None = None
 
 
+class Losses(Struct, frozen=True, kw_only=True):
+    """The training loss of one task at no more than 200 of its `of` optimizer steps, counted from 1 over all its phases."""
+
+    steps: tuple[int, ...]
+    losses: tuple[Number, ...]
+    of: int
+
+
 class Timings(Struct, frozen=True, kw_only=True):
     """Wall-clock seconds: of learning each task, and of evaluating each cell after it."""
 
@@ -172,6 +180,7 @@ class Record(Struct, frozen=True, kw_only=True):
     metrics: Measures
     learned: tuple[dict[str, Number], ...] = ()
     costs: tuple[Cost, ...] = ()
+    losses: tuple[Losses, ...] = ()
     verified_answers: tuple[Disagreement, ...] = ()
     timings: Timings = Timings()
     lora_targets: str | None = None

@@ -15,6 +15,7 @@ from clbench.running.opening import OpenedRun, RunOpener
 from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
+from clbench.running.watchers.progress_log import ProgressLog
 from clbench.spec import RunSpec
 
 
@@ -89,9 +90,15 @@ class RunMaker:
                 self._loaded = wanted, load_backbone_of(spec.settings)
         return self._loaded[1]
 
+    @property
+    def loaded(self) -> object:
+        """What the loaded backbone was asked for by (`Settings.backbone_arguments`); none where none is loaded."""
+        return None if self._loaded is None else self._loaded[0]
+
     def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
-        return [ProgressDisplay(self.console, str(spec)), *([MapLog()] if self.log_maps else [])]
+        shown = ProgressDisplay(self.console, str(spec)) if self.console.is_terminal else ProgressLog(str(spec))
+        return [shown, *([MapLog()] if self.log_maps else [])]
 
     def make_all(self, specs: Sequence[RunSpec]) -> list[str]:
         """Make the runs one after another; say why one failed and go on with the next. Return what failed, and why."""

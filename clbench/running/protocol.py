@@ -50,6 +50,7 @@ class Progress:
     started: str = ""
     peak_memory: int = 0
     remarks: list[dict[str, str]] = field(default_factory=list)
+    losses: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, Any] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ from clbench.model.backbone import Backbone, adapted_modules
 from clbench.model.frozen import Frozen
 from clbench.records import metrics
 from clbench.records.answers import AnswerRow
+from clbench.records.heartbeat import Heartbeat
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
 from clbench.running.cost import CostMeter
 from clbench.running.environment import describe_environment
@@ -25,6 +26,8 @@ from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
 from clbench.running.remarks import Remark, on_answers, on_backbone
 from clbench.running.saved_learner import save_learner
+from clbench.running.watchers.loss_curve import LossCurve
+from clbench.running.watchers.tracker import Tracker
 from clbench.spec import PROTOCOL_VERSION
 
 
@@ -48,7 +51,8 @@ def execute_run(
     settings, tasks, files = opened.settings, opened.tasks, opened.files
     for task in tasks:
         check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
-    core = [DefaultProtocol(), CostMeter(opened.instance)]
+    heartbeat = Heartbeat(files)
+    core = [DefaultProtocol(), CostMeter(opened.instance), LossCurve(), Tracker([heartbeat.note])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks))
     choosing = settings.answers == "labels" or settings.verify_answers > 0
@@ -59,14 +63,16 @@ def execute_run(
     make_folder(files.folder)
     frozen = Frozen.of(backbone.model)
     try:
-        run.begin()
-        with run.blame("failed"):
-            manager.hook.run_stream(run=run)
-        if save_adapter:
-            write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
-        record = record_of(run, audit, remarks_on(run, frozen.changed()))
-        files.write_record(record, _answer_rows(run))
-        files.checkpoint.unlink(missing_ok=True)
+        with heartbeat:
+            run.begin()
+            with run.blame("failed"):
+                manager.hook.run_stream(run=run)
+            if save_adapter:
+                write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
+            record = record_of(run, audit, remarks_on(run, frozen.changed()))
+            files.write_record(record, _answer_rows(run))
+            files.checkpoint.unlink(missing_ok=True)
+            files.failure.unlink(missing_ok=True)
     finally:
         changed = frozen.changed()
         learner.attached.detach()
@@ -106,6 +112,7 @@ def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> 
         },
         learned=progress.learned,
         costs=progress.costs,
+        losses=progress.losses,
         verified_answers=progress.verified,
         timings={"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
         lora_targets=adapted_modules(run.learner.attached.adapter, run.settings),

@@ -6,6 +6,7 @@ from clbench.records.answers import AnswerRow
 from clbench.records.doctor import examine
 from clbench.records.files import RunFiles
 from tests.records.examples import record
+from tests.records.test_heartbeat import ended_process, leave
 
 RUN = "long-1_rkif_mini_toy_s1_01234567"  # as `RunFiles.of` names them
 
@@ -54,6 +55,10 @@ def test_what_a_process_holds_is_left_alone(folder):
     with files.lock():
         assert faults(folder) == {}
     assert len(faults(folder)) == 3
+    leave(files, 1, "elsewhere")  # without a lock, as on a file system that has none
+    assert faults(folder) == {}
+    leave(files, ended_process())
+    assert faults(folder)[files.heartbeat.name] == ("left behind by a process that was killed", True, False)
 
 
 def test_bad_records_are_removed_if_they_are_clbench_s(folder):

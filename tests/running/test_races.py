@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from clbench.discovery import find_plugins
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, RunHeldError
 from clbench.hookspecs import hookimpl
 from clbench.records.files import RunFiles
 from clbench.running.grid import RunMaker
@@ -17,6 +17,7 @@ from clbench.running.opening import RunOpener
 from clbench.settings import Settings
 from clbench.spec import RunSpec
 from tests.conftest import TINY
+from tests.records.test_heartbeat import leave
 
 
 @pytest.fixture
@@ -89,8 +90,25 @@ def test_an_answerless_record_is_not_finished(tmp_path, spec):
     assert files.answers.exists()
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM, errno.EMFILE])
-def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_the_heartbeat_alone_tells_who_makes_a_run(tmp_path, monkeypatch, spec, code):
+    def refuse(*given):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    making = maker(tmp_path)
+    files = making.opener.open(spec).files
+    tmp_path.mkdir(exist_ok=True)
+    leave(files, 1, "elsewhere")
+    with pytest.raises(RunHeldError, match="process 1 on elsewhere"):
+        making.make(spec)
+    leave(files, 1, "elsewhere", age=1000.0)
+    making.make(spec)
+    assert files.record.exists()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EMFILE])
+def test_a_lock_that_cannot_be_had(tmp_path, monkeypatch, code):
     def refuse(*given):
         raise OSError(code, os.strerror(code))
 

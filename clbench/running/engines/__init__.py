@@ -1,0 +1,1 @@
+"""What runs many runs at a time: local processes, Ray, SLURM. Engines place and start; which runs, `running.sweep` says."""
