@@ -16,9 +16,12 @@ Value = bool | int | float | str | None
 # of different versions are never averaged.
 #   0  records of clbench 0.0.1 and 0.1.0, from before there were versions (converted from schema 1)
 #   1  the first one: scores, answers and adapters equal to those of clbench 0.1.0, bit for bit
-#   2  rank blocks (inclora, olora, moelora, sapt) are computed by the fused LoRA layers, which round otherwise; SAPT draws the rows
-#      of its reflection by one permutation a task. The other methods' numbers are those of version 1.
-PROTOCOL_VERSION = 2
+#   2  rank blocks (inclora, olora, moelora, sapt) are computed by the fused LoRA layers, which round otherwise; SAPT draws the
+#      rows of its reflection by one permutation a task. The other methods' numbers are those of version 1.
+#   3  answers that are not ASCII are compared by Unicode's forms, and Rouge-L counts words of any script; an empty answer scores
+#      nothing, whatever the target; a label of punctuation alone is compared as it stands; special tokens in data are plain text.
+#      On ASCII text without these: as version 2.
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True)

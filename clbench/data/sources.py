@@ -18,6 +18,7 @@ from clbench.data.answer_scores import Metric, exact_match
 from clbench.data.layouts import find_layout
 from clbench.data.rows import Row
 from clbench.data.tasks import Example, Stream, Task, TaskSpec
+from clbench.data.text_forms import is_empty
 from clbench.data.toy import TOY_TASKS, toy_rows
 from clbench.errors import ClbenchError
 from clbench.seeds import derive_seed
@@ -158,16 +159,20 @@ def question(spec: TaskSpec, row: Row) -> Example:
 
 def is_blank(spec: TaskSpec, row: Row) -> bool:
     """Return whether a row has no question or no answer (an empty text, or a mark in place of the label)."""
-    return not row.passage.strip() or not any(row.answers) or row.answers[0] in spec.unlabelled
+    return is_empty(row.passage) or all(map(is_empty, row.answers)) or row.answers[0] in spec.unlabelled
 
 
 def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows without the blank ones (`clbench audit` counts those).
+    """Return the rows without the blank ones (`clbench audit` counts those), and without empty texts among their answers.
 
     Raises:
         ClbenchError: an answer is not in the task's label set, or no row is left.
     """
-    kept = [row for row in rows if not is_blank(spec, row)]
+    kept = [
+        replace(row, answers=tuple(answer for answer in row.answers if not is_empty(answer)))
+        for row in rows
+        if not is_blank(spec, row)
+    ]
     for row in kept:
         for answer in row.answers:
             if spec.labels and answer not in spec.labels:

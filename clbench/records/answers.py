@@ -53,7 +53,7 @@ def read_answers(record: Record, path: Path) -> Cells:
     numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_bytes().splitlines()  # of a text, U+2028 would end a line too
     except OSError:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
     for number, line in enumerate(lines, 1):

@@ -35,8 +35,9 @@ SIGNIFICANCE_NOTE = (
 class Row:
     """The runs of one method on one stream family under one recipe; scores in percent, std over orders and seeds.
 
-    `options` are those that differ from the method's defaults; `marks` what a reader must know of the runs ('diverged'). Rows of one `board` share all but method and options, so that they
-    can be compared; `standing` is how a row stands there, where it was assessed.
+    `options` are those that differ from the method's defaults; `marks` what a reader must know of the runs ('diverged'). Rows of
+    one `board` share all but method and options, so that they can be compared; `standing` is how a row stands there, where it was
+    assessed.
     """
 
     method: str

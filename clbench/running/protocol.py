@@ -33,7 +33,8 @@ class Progress:
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
     answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `remarks` are what a
-    reader must know; `logs` is what watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
+    reader must know; `logs` is what watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session
+    of the run took.
     """
 
     scores: list[list[float | None]]
