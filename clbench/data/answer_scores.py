@@ -73,6 +73,9 @@ def _rouge(ascii_only: bool) -> Any:
     return RougeScorer(["rougeL"], tokenizer=usual if ascii_only else Words())
 
 
+FULL = 99.9  # percent: a right answer, rounding aside
+
+
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.__name__: metric
@@ -125,3 +128,15 @@ def _place(metric: Metric) -> str:
         return inspect.getsourcefile(metric) or repr(metric)
     except TypeError:
         return repr(metric)
+
+
+def lost_answers(metric: Metric, answers: Sequence[str], back: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each answer that would not be right as it comes `back` from a tokenizer, with that."""
+    pairs = dict.fromkeys(zip(answers, back, strict=True))
+    return [(answer, text) for answer, text in pairs if is_empty(text) or metric(text, answer) < FULL]
+
+
+def lost_text(pairs: Sequence[tuple[str, str]]) -> str:
+    """Return lost answers in words."""
+    answer, text = pairs[0]
+    return f"{answer!r}, which comes back as {text!r}" + (f", and {len(pairs) - 1} more" if len(pairs) > 1 else "")

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from clbench.data.answer_scores import Metric, exact_match
+from clbench.data.answer_scores import FULL, Metric, exact_match
 from clbench.data.layouts import find_layout
 from clbench.data.rows import Row
 from clbench.data.tasks import Example, Stream, Task, TaskSpec
@@ -25,7 +25,6 @@ from clbench.seeds import derive_seed
 from clbench.settings import Settings
 
 HUB = "hub"
-FULL = 99.9  # percent: a right answer, rounding aside
 HUB_TRAIN_ROWS = 1000  # a task, as in the paper
 HUB_TEST_ROWS = 500  # a class, as in the paper
 

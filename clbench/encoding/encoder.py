@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clbench.data.tasks import Example
+from clbench.encoding.round_trip import PLAIN
 from clbench.encoding.token_cache import TokenCache
 from clbench.errors import ClbenchError
 
@@ -62,7 +63,7 @@ class Encoder:
         return made
 
     def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
-        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True)
+        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True, **PLAIN)
         targets = self._targets([example.target for example in examples])
         return [
             Encoded(self._open(shorten(ids, offsets, example, self.max_input)), shorten_target(target, most))
@@ -73,8 +74,9 @@ class Encoder:
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
         if self.end is None:
-            return self.tokenizer(texts)["input_ids"]
-        return [[*ids, self.end] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            closed: list[list[int]] = self.tokenizer(texts, **PLAIN)["input_ids"]
+            return closed
+        return [[*ids, self.end] for ids in self.tokenizer(texts, add_special_tokens=False, **PLAIN)["input_ids"]]
 
     def _open(self, prompt: list[int]) -> list[int]:
         """Return a decoder's prompt without the end token that some tokenizers add: the answer goes on from it."""
