@@ -151,19 +151,51 @@ class Run:
             ClbenchError: the method fails or does not give one answer a question.
         """
         try:
-            answers = [str(answer) for answer in self.hook.evaluate(learner=self.learner, task=task)]
+            found = self.hook.evaluate(learner=self.learner, task=task)
+            answers = [found] if isinstance(found, str) else list(found)
         except ClbenchError:
             raise
         except Exception as error:  # a method may raise anything
             raise ClbenchError(
                 f"method '{self.method_name}' failed to answer task '{task.name}': {one_line(error)}"
             ) from error
-        if len(answers) != len(task.test):
+        strange = [type(answer).__name__ for answer in answers if not isinstance(answer, str)]
+        if isinstance(found, str) or strange or len(answers) != len(task.test):
+            gave = "one text" if isinstance(found, str) else f"{len(answers)} answers"
+            gave += f", one of type {strange[0]}," if strange else ""
             raise ClbenchError(
-                f"method '{self.method_name}' gave {len(answers)} answers to the {len(task.test)} questions "
-                f"of task '{task.name}'"
+                f"method '{self.method_name}' ({self.opened.method.origin}) gave {gave} to the "
+                f"{len(task.test)} questions of task '{task.name}'; evaluate returns a list with one text a question"
             )
         return answers
+
+    def check_complete(self) -> None:
+        """Check that `run_stream` left a run that can be recorded: learned, and the cells asked for filled.
+
+        A method that learns all at once has no scores but the last.
+
+        Raises:
+            ClbenchError: nothing was learned, a cell is missing, or a score is no percentage.
+        """
+        count, scores, by = len(self.tasks), self.progress.scores, f"'{self.method_name}' ({self.opened.method.origin})"
+        if not self.progress.learned:
+            raise ClbenchError(f"method {by}: run_stream learned nothing; call run.learn(task, index) for each task")
+        try:
+            _check_scores(scores, count)
+        except (TypeError, ValueError) as error:
+            raise ClbenchError(f"method {by}: run_stream left scores that are none: {error}") from None
+        rows = range(count) if len(self.progress.learned) == count else [count - 1]
+        missing = [
+            f"task {j + 1} after task {i + 1}"
+            for i in rows
+            for j in cells_to_evaluate(self.settings.matrix, i, count)
+            if scores[i][j] is None
+        ]
+        if missing:
+            raise ClbenchError(
+                f"method {by}: run_stream left {len(missing)} scores out, the first of {missing[0]}; "
+                f"call run.evaluate(index, tasks) for each row"
+            )
 
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.

@@ -67,6 +67,7 @@ def execute_run(
         with files.lock():
             run.begin()
             manager.hook.run_stream(run=run)
+            run.check_complete()
             if save_adapter:
                 write_atomically(files.adapter, partial(_save_learner, opened, learner))
             record = record_of(run, audit, remarks_on(run, frozen.changed()))
