@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from clbench.records.bootstrap import (
     CHUNK,
+    FINEST,
+    RESAMPLES,
     ScoredRun,
     compare_methods,
+    enough_resamples,
     holm,
     interval,
     p_value,
@@ -186,3 +189,23 @@ def test_the_interval_of_bwt_is_that_of_the_runs():
     (lacking,) = compare_methods([[method[0], run({"x": [60, 60], "y": [1]}, key=("s:1", 2))]], resamples=199)
     assert (lacking.bwt_low, lacking.bwt_high) == (None, None)
     assert (lacking.op_low, lacking.op_high) == pytest.approx((25.5, 30.5))
+
+
+@pytest.mark.parametrize("count", [2, 13, 53, 200])
+def test_any_number_of_methods_can_be_told_apart(count):
+    """53 methods and more could not be significant at all with 2000 resamples."""
+    resamples = enough_resamples(count)
+    assert resamples >= RESAMPLES
+    assert holm([2 / (1 + resamples)] * (count - 1))[0] <= FINEST
+
+
+def test_a_p_value_that_no_resample_reached_is_a_bound():
+    generator = np.random.default_rng(0)
+    rows = generator.choice([0.0, 100.0], 60)
+    near = np.where(generator.random(60) < 0.1, 100 - rows, rows)
+    best, close, far = compare_methods([[run({"x": list(scores)})] for scores in (rows, near, rows * 0)], [True] * 3)
+    standings = sorted(
+        (best, close, far), key=lambda standing: (standing.p_value is not None, -(standing.p_value or 0))
+    )
+    assert [standing.p_below for standing in standings] == [False, False, True]
+    assert standings[2].p_value == pytest.approx(2 * 2 / (1 + RESAMPLES))
