@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from clbench.answering.asker import Asker, Way
-from clbench.data.answer_scores import Metric
-from clbench.data.sources import FULL
+from clbench.data.answer_scores import FULL, Metric
 from clbench.data.tasks import Task
 from clbench.seeds import derive_seed
 

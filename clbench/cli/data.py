@@ -16,6 +16,7 @@ from clbench.cli.parameters import PATH, plugin_option
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Example, Stream
+from clbench.encoding.round_trip import PLAIN, written
 from clbench.errors import ClbenchError
 from clbench.settings import Settings, resolve_settings
 from clbench.terminal import Terminal, json_text, say
@@ -103,7 +104,7 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
     console.print(table)
     for number, (name, example) in enumerate(_spread([(task.name, task.train) for task in tasks], prompts), 1):
         _show_prompt(console, number, name, example, asking, settings.max_input)
-    for finding in audit_stream(source, stream, asking.count if asking else None, settings.max_input).findings:
+    for finding in audit_stream(source, stream, asking, settings.max_input).findings:
         console.print(str(finding), soft_wrap=True)
     console.print(f"run it with `clbench run --method ... --stream {file}`", soft_wrap=True)
 
@@ -132,7 +133,11 @@ class Asking:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens texts have."""
-        return [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+        return [len(ids) for ids in self.tokenizer(list(texts), **PLAIN)["input_ids"]]
+
+    def written(self, texts: Sequence[str]) -> list[str]:
+        """Return what comes back of texts that the backbone wrote to the letter."""
+        return written(self.tokenizer, texts)
 
 
 def _show_prompt(
@@ -186,9 +191,7 @@ def audit(
     chosen = find_stream(order or stream or Settings.stream)
     data = str(chosen.file or data)
     settings, asking = _asking(backbone, max_input, chosen, data)
-    result = audit_stream(
-        open_source(data, layout, chosen), chosen, asking.count if asking else None, settings.max_input
-    )
+    result = audit_stream(open_source(data, layout, chosen), chosen, asking, settings.max_input)
     if style == "json":
         say(json_text(asdict(result) | {"errors": result.errors}))
     else:

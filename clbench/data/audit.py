@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from clbench.data.answer_scores import METRICS, exact_match, lost_answers, lost_text
 from clbench.data.rows import Row
 from clbench.data.sources import Source, is_blank
 from clbench.data.tasks import Example, Stream, TaskSpec
@@ -21,7 +22,15 @@ LEAK = 0.01  # part of the test questions that may stand in the training rows be
 LOPSIDED = 0.2  # of an even share of the rows: below it, a class is worth a warning
 MOSTLY = 0.5  # part of the prompts that is shortened before it is worth a warning
 
-CountTokens = Callable[[Sequence[Example]], Sequence[int]]
+
+class Tokens(Protocol):
+    """What an audit asks of a backbone's tokenizer."""
+
+    def count(self, examples: Sequence[Example]) -> Sequence[int]:
+        """Return how many tokens the backbone reads of each example."""
+
+    def written(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return what comes back of texts that the backbone wrote to the letter."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +88,11 @@ class Audit:
         }
 
 
-def audit_stream(
-    source: Source, stream: Stream, count_tokens: CountTokens | None = None, max_input: int | None = None
-) -> Audit:
+def audit_stream(source: Source, stream: Stream, tokens: Tokens | None = None, max_input: int | None = None) -> Audit:
     """Return the audit of a stream's data; a file that cannot be read is a finding.
 
     Args:
-        count_tokens: the backbone's tokenizer, from examples to the lengths of their prompts; with it, prompts over
-            `max_input` are counted.
+        tokens: the backbone's tokenizer; with it, prompts over `max_input` are counted, and answers that it cannot write.
     """
     tasks, findings = [], []
     questions: dict[str, dict[str, list[str]]] = {}
@@ -99,10 +105,11 @@ def audit_stream(
             except ClbenchError as error:
                 splits[split] = []
                 findings.append(Finding("error", name, str(error)))
-        audit = _audit_task(spec, splits, count_tokens, max_input)
+        audit = _audit_task(spec, splits, tokens, max_input)
         tasks.append(audit)
         findings += _judge(spec, audit, splits, max_input)
-        fixed = count_tokens([spec.example("", "")])[0] if count_tokens else 0
+        findings += [] if tokens is None else _judge_writing(spec, splits, tokens)
+        fixed = tokens.count([spec.example("", "")])[0] if tokens else 0
         if max_input is not None and fixed >= max_input:
             findings.append(
                 Finding("error", name, f"instruction and closing line alone take {fixed} of {max_input} tokens")
@@ -116,14 +123,14 @@ def _key(row: Row) -> str:
 
 
 def _audit_task(
-    spec: TaskSpec, splits: Mapping[str, Sequence[Row]], count_tokens: CountTokens | None, max_input: int | None
+    spec: TaskSpec, splits: Mapping[str, Sequence[Row]], tokens: Tokens | None, max_input: int | None
 ) -> TaskAudit:
     keys = {split: [_key(row) for row in rows] for split, rows in splits.items()}
     in_train, in_test = set(keys["train"]), set(keys["test"])
     lengths: Sequence[int] = ()
-    if count_tokens is not None:
+    if tokens is not None:
         prompts = [spec.example(row.passage, "") for split in ("train", "test") for row in splits[split]]
-        lengths = count_tokens(prompts) if prompts else ()
+        lengths = tokens.count(prompts) if prompts else ()
     return TaskAudit(
         name=spec.name,
         rows={split: len(rows) for split, rows in splits.items()},
@@ -136,6 +143,19 @@ def _audit_task(
         cut=sum(n > max_input for n in lengths) / len(lengths) if lengths and max_input else None,
         longest=max(lengths) if lengths else None,
     )
+
+
+def _judge_writing(spec: TaskSpec, splits: Mapping[str, Sequence[Row]], tokens: Tokens) -> list[Finding]:
+    """Return what the tokenizer cannot write: of labels an error, of free text, where a part may be right, a warning."""
+    answers = spec.labels or [
+        row.answers[0] for split in ("train", "test") for row in splits[split] if not is_blank(spec, row)
+    ]
+    answers = list(dict.fromkeys(answers))
+    lost = lost_answers(METRICS.get(spec.metric, exact_match), answers, tokens.written(answers)) if answers else []
+    if not lost:
+        return []
+    kind, level = ("labels", "error") if spec.labels else ("answers", "warning")
+    return [Finding(level, spec.name, f"{len(lost)} of {len(answers)} {kind} cannot be written: {lost_text(lost)}")]
 
 
 def _is_outside(spec: TaskSpec, row: Row) -> bool:

@@ -14,17 +14,17 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from clbench.data.answer_scores import Metric, exact_match
+from clbench.data.answer_scores import FULL, Metric, exact_match
 from clbench.data.layouts import find_layout
 from clbench.data.rows import Row
 from clbench.data.tasks import Example, Stream, Task, TaskSpec
+from clbench.data.text_forms import is_empty
 from clbench.data.toy import TOY_TASKS, toy_rows
 from clbench.errors import ClbenchError
 from clbench.seeds import derive_seed
 from clbench.settings import Settings
 
 HUB = "hub"
-FULL = 99.9  # percent: a right answer, rounding aside
 HUB_TRAIN_ROWS = 1000  # a task, as in the paper
 HUB_TEST_ROWS = 500  # a class, as in the paper
 
@@ -158,16 +158,20 @@ def question(spec: TaskSpec, row: Row) -> Example:
 
 def is_blank(spec: TaskSpec, row: Row) -> bool:
     """Return whether a row has no question or no answer (an empty text, or a mark in place of the label)."""
-    return not row.passage.strip() or not any(row.answers) or row.answers[0] in spec.unlabelled
+    return is_empty(row.passage) or all(map(is_empty, row.answers)) or row.answers[0] in spec.unlabelled
 
 
 def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows without the blank ones (`clbench audit` counts those).
+    """Return the rows without the blank ones (`clbench audit` counts those), and without empty texts among their answers.
 
     Raises:
         ClbenchError: an answer is not in the task's label set, or no row is left.
     """
-    kept = [row for row in rows if not is_blank(spec, row)]
+    kept = [
+        replace(row, answers=tuple(answer for answer in row.answers if not is_empty(answer)))
+        for row in rows
+        if not is_blank(spec, row)
+    ]
     for row in kept:
         for answer in row.answers:
             if spec.labels and answer not in spec.labels:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clbench.data.tasks import Example
+from clbench.encoding.round_trip import PLAIN
 from clbench.encoding.token_cache import TokenCache
 from clbench.errors import ClbenchError
 
@@ -62,7 +63,7 @@ class Encoder:
         return made
 
     def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
-        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True)
+        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True, **PLAIN)
         targets = self._targets([example.target for example in examples])
         return [
             Encoded(self._open(shorten(ids, offsets, example, self.max_input)), shorten_target(target, most))
@@ -72,7 +73,8 @@ class Encoder:
         ]
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
-        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=self.end is None)["input_ids"]
+        special = self.end is None
+        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, **PLAIN)["input_ids"]
         return rows if self.end is None else [[*ids, self.end] for ids in rows]
 
     def _open(self, prompt: list[int]) -> list[int]:

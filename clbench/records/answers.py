@@ -54,9 +54,7 @@ def read_answers(record: Record, path: Path) -> Cells:
     numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
     try:
-        lines = read_file(path).split(
-            b"\n"
-        )  # not by characters: an answer may hold one that Python takes for a line's end
+        lines = read_file(path).split(b"\n")  # not by characters: U+2028 would end a line too
     except OSError:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
     for number, line in enumerate(filter(None, lines), 1):

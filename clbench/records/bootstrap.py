@@ -8,6 +8,7 @@ the resamples on one side of zero (Efron & Tibshirani 1993, ch. 15), and those o
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+FINEST = 0.005  # the smallest p-value that a table can show, however many methods it has
 LEVEL = 0.95  # of the intervals; 1 - LEVEL is the level of significance
 BOUNDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 CHUNK = 4_000_000  # numbers drawn at a time
@@ -48,8 +50,8 @@ class Standing:
     """How a method stands among those that it can be compared with; percent, intervals at 95%.
 
     `p_value` is Holm-corrected, of the difference in OP to the best; none for the best, for an upper bound, and where no order
-    and seed was run by both. What is not significantly worse than the best shares rank 1; else the same OP, to one decimal,
-    shares a rank.
+    and seed was run by both; `p_below`: it is smaller, since no resample at all was on the other side. What is not significantly
+    worse than the best shares rank 1; else the same OP, to one decimal, shares a rank.
     """
 
     op_low: float
@@ -57,6 +59,7 @@ class Standing:
     bwt_low: float | None
     bwt_high: float | None
     p_value: float | None = None
+    p_below: bool = False
     rank: int | None = None
     mark: Literal["", "best", "close"] = ""
 
@@ -104,6 +107,11 @@ def p_value(differences: Numbers) -> float:
     return float(min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences))))
 
 
+def enough_resamples(methods: int) -> int:
+    """Return how many resamples a table of so many methods needs, so that Holm's factor leaves room below `FINEST`."""
+    return max(RESAMPLES, math.ceil(2 * (methods - 1) / FINEST))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979), in the order given."""
     order = sorted(range(len(p_values)), key=lambda number: p_values[number])
@@ -125,14 +133,16 @@ def interval(values: Numbers) -> tuple[float, float] | tuple[None, None]:
 def compare_methods(
     methods: Sequence[Sequence[ScoredRun]],
     ranked: Sequence[bool] | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
     seed: int = 0,
 ) -> list[Standing]:
     """Return the standing of each method, given as its runs, among methods that share tasks and test rows.
 
     Args:
         ranked: which methods take part in the ranking; an upper bound gets intervals alone.
+        resamples: how many; none: as many as the number of methods needs.
     """
+    resamples = resamples or enough_resamples(len(methods))
     runs = [run for method in methods for run in method]
     op, bwt = resample_rows(runs, resamples, seed)
     starts = np.cumsum([0, *map(len, methods)])
@@ -156,7 +166,9 @@ def compare_methods(
             "best" if number == best else "close" if p is not None and p > 1 - LEVEL else ""
         )
         better = sum(round(other, 1) > round(means[number], 1) for other in means.values())
-        standings[number] = replace(standings[number], p_value=p, rank=1 if mark else 1 + better, mark=mark)
+        below = number in raw and raw[number] <= 2 / (1 + resamples)
+        rank = 1 if mark else 1 + better
+        standings[number] = replace(standings[number], p_value=p, p_below=below, rank=rank, mark=mark)
     return standings
 
 

@@ -24,9 +24,8 @@ SCHEMA_VERSION = 2
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
 Number = float | None
 Row = tuple[Number, ...]
-Mark = Literal[
-    "diverged", "empty answers", "backbone changed", "empty memory"
-]  # what the leaderboard says beside a score
+# What the leaderboard says beside a score, in a word.
+Mark = Literal["diverged", "empty answers", "unwritable answers", "backbone changed", "empty memory"]
 
 
 class AboutMethod(Struct, frozen=True, kw_only=True):

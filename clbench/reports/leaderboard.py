@@ -28,7 +28,8 @@ STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": 
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 SIGNIFICANCE_NOTE = (
     "In brackets: 95% intervals, paired bootstrap over test rows and over runs (of one run: rows alone). Bold: the best OP of a "
-    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after Holm."
+    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after Holm, "
+    "'<' where no resample was on the other side."
 )
 
 
@@ -265,7 +266,7 @@ def _cells_of(row: Row | None, assessed: bool) -> list[str | Cell]:
     return [
         Cell(f"{op} {format_interval(standing.op_low, standing.op_high)}", standing.mark),
         f"{bwt} {format_interval(standing.bwt_low, standing.bwt_high)}".rstrip(),
-        "-" if standing.p_value is None else f"{standing.p_value:.3f}",
+        "-" if standing.p_value is None else f"{'<' if standing.p_below else ''}{standing.p_value:.3f}",
         "-" if standing.rank is None else str(standing.rank),
     ]
 

@@ -175,6 +175,34 @@ class Run:
         """
         return ask_method(self.method_name, self.hook, self.learner, task, self._method_file)
 
+    def check_complete(self) -> None:
+        """Check that `run_stream` left a run that can be recorded: learned, and the cells asked for filled.
+
+        A method that learns all at once has no scores but the last.
+
+        Raises:
+            ClbenchError: nothing was learned, a cell is missing, or a score is no percentage.
+        """
+        count, scores, by = len(self.tasks), self.progress.scores, f"'{self.method_name}' ({self.opened.method.origin})"
+        if not self.progress.learned:
+            raise ClbenchError(f"method {by}: run_stream learned nothing; call run.learn(task, index) for each task")
+        try:
+            _check_scores(scores, count)
+        except (TypeError, ValueError) as error:
+            raise ClbenchError(f"method {by}: run_stream left scores that are none: {error}") from None
+        rows = range(count) if len(self.progress.learned) == count else [count - 1]
+        missing = [
+            f"task {j + 1} after task {i + 1}"
+            for i in rows
+            for j in cells_to_evaluate(self.settings.matrix, i, count)
+            if scores[i][j] is None
+        ]
+        if missing:
+            raise ClbenchError(
+                f"method {by}: run_stream left {len(missing)} scores out, the first of {missing[0]}; "
+                f"call run.evaluate(index, tasks) for each row"
+            )
+
     def finish_task(self, index: int) -> None:
         """Write the checkpoint from which the same command goes on with the next task.
 
@@ -262,12 +290,17 @@ def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task, 
         ClbenchError: the method fails or does not give one answer a question.
     """
     with blame(f"method '{name}' failed to answer task '{task.name}'", file):
-        answers = [str(answer) for answer in hook.evaluate(learner=learner, task=task)]
-        for answer in answers:
+        found = hook.evaluate(learner=learner, task=task)
+        answers = [found] if isinstance(found, str) else list(found)
+        strange = [type(answer).__name__ for answer in answers if not isinstance(answer, str)]
+        for answer in () if strange else answers:
             answer.encode()  # half a character cannot be written down
-    if len(answers) != len(task.test):
+    if isinstance(found, str) or strange or len(answers) != len(task.test):
+        gave = "one text" if isinstance(found, str) else f"{len(answers)} answers"
+        gave += f", one of type {strange[0]}," if strange else ""
         raise ClbenchError(
-            f"method '{name}' gave {len(answers)} answers to the {len(task.test)} questions of task '{task.name}'"
+            f"method '{name}' gave {gave} to the {len(task.test)} questions of task '{task.name}'; "
+            f"evaluate returns a list with one text a question"
         )
     return answers
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from clbench.data.answer_scores import Metric, lost_answers, lost_text
 from clbench.data.tasks import Task
 from clbench.learning.divergence import growth
 from clbench.records.record import Mark
@@ -44,3 +45,14 @@ def on_backbone(changed: Sequence[str]) -> list[Remark]:
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
     note = f"the method changed the frozen backbone ({names}); a resumed run would not have these changes"
     return [Remark("backbone changed", note)]
+
+
+def on_targets(task: Task, metric: Metric, written: Callable[[Sequence[str]], Sequence[str]]) -> list[Remark]:
+    """Remark that test answers of free text cannot be written by the tokenizer, so that none can be quite right."""
+    answers = [] if task.labels else [example.target for example in task.test]
+    lost = lost_answers(metric, answers, written(answers)) if answers else []
+    if not lost:
+        return []
+    count = sum(answer in dict(lost) for answer in answers)
+    note = f"task '{task.name}': {count} of {len(answers)} test answers cannot be written: {lost_text(lost)}"
+    return [Remark("unwritable answers", note)]

@@ -9,9 +9,13 @@ from functools import partial
 import msgspec
 
 from clbench.atomic import make_folder, write_folder_atomically
+from clbench.data.answer_scores import Metric, lost_answers, lost_text
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
+from clbench.data.tasks import Task
 from clbench.discovery import run_manager
+from clbench.encoding.round_trip import written
+from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
 from clbench.model.frozen import Frozen
@@ -24,7 +28,7 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
-from clbench.running.remarks import Remark, on_answers, on_backbone
+from clbench.running.remarks import Remark, on_answers, on_backbone, on_targets
 from clbench.running.saved_learner import save_learner
 from clbench.running.watchers.loss_curve import LossCurve
 from clbench.running.watchers.tracker import Tracker
@@ -51,6 +55,7 @@ def execute_run(
     settings, tasks, files = opened.settings, opened.tasks, opened.files
     for task in tasks:
         check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
+        check_labels_can_be_written(task, opened.plugins.metrics[task.metric], backbone)
     heartbeat = Heartbeat(files)
     core = [DefaultProtocol(), CostMeter(opened.instance), LossCurve(), Tracker([heartbeat.note])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
@@ -67,6 +72,7 @@ def execute_run(
             run.begin()
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
+            run.check_complete()
             if save_adapter:
                 write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
             record = record_of(run, audit, remarks_on(run, frozen.changed()))
@@ -88,7 +94,27 @@ def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
     """
     kept = [msgspec.convert(remark, Remark) for remark in run.progress.remarks]
     last = run.progress.answers.get(str(len(run.tasks) - 1), {})
-    return [*kept, *on_answers(run.tasks, last), *on_backbone(changed)]
+    tokenizer, metrics_known = run.learner.tokenizer, run.metrics
+    unwritable = [
+        remark
+        for task in run.tasks
+        for remark in on_targets(task, metrics_known[task.metric], lambda texts: written(tokenizer, texts))
+    ]
+    return [*kept, *on_answers(run.tasks, last), *on_backbone(changed), *unwritable]
+
+
+def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) -> None:
+    """Check that each label of a task comes back from the tokenizer as the same answer.
+
+    Raises:
+        ClbenchError: one does not; the model could never be right.
+    """
+    lost = lost_answers(metric, task.labels, written(backbone.tokenizer, task.labels)) if task.labels else []
+    if lost:
+        raise ClbenchError(
+            f"task '{task.name}': backbone '{backbone.name}' cannot write {len(lost)} of {len(task.labels)} labels: "
+            f"{lost_text(lost)}; give other labels (label_names), or another backbone"
+        )
 
 
 def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> Record:

@@ -1,5 +1,8 @@
 """The scores of answers: what holds for any text, and that labels can be told apart."""
 
+# ruff: noqa: RUF001 - that letters look alike is what is tested
+import re
+import string
 from statistics import fmean
 
 import pytest
@@ -11,13 +14,14 @@ from clbench.data.answer_scores import (
     exact_match,
     exact_match_lower,
     exact_match_verbatim,
-    normalise,
     rouge_l,
+    rouge_l_ascii,
     score_answers,
     token_f1,
 )
 from clbench.data.catalogue import task_specs
 from clbench.data.sources import check_labels_round_trip
+from clbench.data.text_forms import as_seen, is_empty, normalise, without_case, words
 from clbench.errors import ClbenchError
 
 WORDS = st.lists(st.text("abAB.", min_size=1, max_size=3), max_size=6).map(" ".join)  # few letters, so that words meet
@@ -29,7 +33,7 @@ LABELLED = [spec for spec in task_specs().values() if spec.labels]
 def test_what_is_normalised_stays_as_it_is(text):
     once = normalise(text)
     assert normalise(once) == once
-    assert once == once.lower().strip()
+    assert once == once.casefold().strip()
     assert "  " not in once
 
 
@@ -46,15 +50,108 @@ def test_the_exact_matches_overlook_more_and_more(one, other):
     verbatim, lower, normalised = (m(one, other) for m in (exact_match_verbatim, exact_match_lower, exact_match))
     assert {verbatim, lower, normalised} <= {0, 100}
     assert verbatim <= lower <= normalised <= token_f1(one, other)
-    assert exact_match_verbatim(one, f" {one}\n") == 100
-    assert exact_match(one, f" {one.lower()}!") == 100
+    assert exact_match_verbatim(one, f" {one}\n") == (0 if is_empty(one) else 100)
+    if normalise(one):
+        assert exact_match(one, f" {one.lower()}!") == 100
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=30), st.text(st.characters(codec="ascii"), max_size=30))
+def test_on_ascii_all_is_as_in_the_papers(one, other):
+    """Version 2 of the protocol, but for what is empty after normalisation."""
+    gone = str.maketrans("", "", string.punctuation)
+    assert normalise(one) == " ".join(one.lower().translate(gone).split())
+    assert without_case(one) == one.strip().lower()
+    assert as_seen(one) == one.strip()
+    assert words(one) == [word for word in re.sub("[^a-z0-9]+", " ", one.lower()).split(" ") if word]
+    if words(one):
+        assert rouge_l(other, one) == rouge_l_ascii(other, one)
+
+
+SAME = [  # (metrics by which they are one, two texts that a reader cannot tell apart, or only by case, punctuation, form)
+    ("verbatim lower match", "caf\u00e9", "cafe\u0301"),
+    ("verbatim lower match", "a\u00a0b", "a b"),
+    ("verbatim lower match", "\u200bnews\ufeff", "news"),
+    ("verbatim lower match", "so\u00adfa", "sofa"),
+    ("verbatim lower match", "\u3000新聞", "新聞"),
+    ("lower match", "STRASSE", "straße"),
+    ("lower match", "НОВОСТИ", "новости"),
+    ("match", "ｎｅｗｓ", "news"),
+    ("lower match", "ﬁlm", "film"),
+    ("match", "«новости»", "новости"),
+    ("match", "新聞。", "新聞"),
+    ("match", "don’t", "don't"),
+    ("match", "a — b", "a - b"),
+    ("", "resume", "résumé"),
+    ("", "و\u200cو", "وو"),
+    ("", "新聞", "新間"),
+]
+
+
+@pytest.mark.parametrize(("metrics", "one", "other"), SAME)
+def test_texts_that_look_the_same_are_one_answer_by_the_metrics_own_rule(metrics, one, other):
+    all_metrics = {"verbatim": exact_match_verbatim, "lower": exact_match_lower, "match": exact_match}
+    found = [name for name, metric in all_metrics.items() if metric(one, other) == 100]
+    assert " ".join(found) == metrics
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("nothing", ["", " \n", "\u200b", "\u00a0"])
+def test_nothing_scores_nothing(name, nothing):
+    for target in (nothing, "", "?", "good", ("good", ""), ("", "")):
+        assert score_answers(name, [nothing], [target]) == 0
+    assert score_answers(name, ["good"], [("", "good")]) == 100
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "rouge_l_ascii"])
+def test_labels_of_punctuation_alone_are_told_apart(name):
+    check_labels_round_trip(["?", "!", ":-)"], METRICS[name])
+    assert score_answers(name, ["", "?"], ["?", "?"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("кошка сидит на окне", "кошка спит"),
+        ("猫坐在窗上", "猫睡"),
+        ("बिल्ली खिड़की पर बैठी है", "बिल्ली सो रही है"),
+        ("القط على النافذة", "القط نائم"),
+        ("แมวนั่ง", "แมวนอน"),
+        ("😀😀", None),
+    ],
+)
+def test_rouge_l_reads_every_script(text, part):
+    assert rouge_l(text, text) == 100
+    assert rouge_l_ascii(text, text) == 0
+    if part is not None:
+        assert 0 < rouge_l(part, text) < 100
+
+
+def test_words_keep_their_marks_and_rouge_stems_ascii_ones_alone():
+    assert words("बिल्ली, Ｃａｆé-bar №5!") == ["बिल्ली", "café", "bar", "no5"]
+    assert words("猫とcat") == ["猫", "と", "cat"]
+    assert rouge_l("running naïvely", "run naïve") == pytest.approx(50)
+
+
+def test_superni_keeps_the_published_rouge():
+    specs = [spec for name, spec in task_specs().items() if name.startswith("task")]
+    assert {spec.metric for spec in specs} == {"rouge_l_ascii"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e9, -5, float("inf"), None, "much"])
+def test_what_a_metric_returns_is_a_percentage(value):
+    def odd(answer, target):
+        return value
+
+    with pytest.raises(ClbenchError, match=r"metric 'odd' \(.*test_answer_scores.py\) (scores|failed)"):
+        score_answers("odd", ["a"], ["b"], {"odd": odd})
 
 
 @given(WORDS, st.randoms(use_true_random=False))
 def test_token_f1_does_not_look_at_the_order(text, random):
-    words = text.split()
-    random.shuffle(words)
-    assert token_f1(" ".join(words), text) == 100
+    shuffled = text.split()
+    random.shuffle(shuffled)
+    if normalise(text):
+        assert token_f1(" ".join(shuffled), text) == 100
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
@@ -83,7 +180,7 @@ def test_the_mean_over_answers_of_the_best_reference(rows, more):
 
 
 def test_a_metric_of_a_plugin_is_found_where_it_is_given():
-    assert score_answers("length", ["abc", "a"], ["", ""], {"length": lambda answer, target: len(answer)}) == 2
+    assert score_answers("length", ["abc", "a"], ["x", "x"], {"length": lambda answer, target: len(answer)}) == 2
 
 
 def test_which_tasks_have_labels():

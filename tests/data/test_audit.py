@@ -11,6 +11,16 @@ from clbench.data.streams import find_stream
 from tests.realdata import REAL, needs_data
 
 
+class Words:
+    """A tokenizer whose tokens are words, and which has no letter z."""
+
+    def count(self, examples):
+        return [len(example.prompt.split()) for example in examples]
+
+    def written(self, texts):
+        return [text.replace("z", "") for text in texts]
+
+
 def audit(rows: dict[str, dict[str, list[tuple[str, str]]]], **options):
     """Audit tasks given as {task: {split: [(passage, answer)]}}."""
 
@@ -79,14 +89,14 @@ def test_questions_that_tasks_share():
 def test_prompts_over_the_limit_and_the_longest():
     result = audit(
         {"sst-2": {"train": [*GOOD[:2], ("Text: " + "x " * 50, "Good")], "test": NEW[:1]}},
-        count_tokens=lambda examples: [len(example.prompt.split()) for example in examples],
+        tokens=Words(),
         max_input=30,
     )
     assert (result.tasks[0].cut, result.tasks[0].longest) == (0.25, 16 + 51 + 1)  # instruction, passage, "Answer:"
 
 
 def test_a_prompt_whose_fixed_text_does_not_fit_is_an_error():
-    counts = {"count_tokens": lambda examples: [len(example.prompt.split()) for example in examples], "max_input": 17}
+    counts = {"tokens": Words(), "max_input": 17}
     assert messages(audit({"sst-2": {"train": GOOD, "test": NEW}}, **counts)) == [
         "warning: sst-2: 100% of the prompts are shortened to 17 tokens",
         "error: sst-2: instruction and closing line alone take 17 of 17 tokens",

@@ -87,7 +87,7 @@ def test_superni_is_scored_as_the_protocol_says():
         source = Source(lambda spec, split: [Row("question", (spec.labels[0] if spec.labels else "answer",))])
         tasks = make_tasks(source, stream, Selection(), choice)
         assert {task.name[4:].split("_")[0] for task in tasks if task.metric == "exact_match"} == accuracy
-        assert {task.metric for task in tasks} <= {"exact_match", "rouge_l"}
+        assert {task.metric for task in tasks} <= {"exact_match", "rouge_l_ascii"}
 
 
 def test_orders_7_and_8_are_the_numbers_of_the_protocol():

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from clbench.records.bootstrap import (
     CHUNK,
+    FINEST,
+    RESAMPLES,
     ScoredRun,
     compare_methods,
+    enough_resamples,
     holm,
     interval,
     p_value,
@@ -214,3 +217,23 @@ def test_what_differs_in_the_seventh_decimal_is_equal_and_ranks_are_of_one_decim
     assert standings(80, 80.0000004)[0].mark == "best"
     found = compare_methods([[certain(op)] for op in (80.4, 70.4, 70.36, 70.6)], resamples=999)
     assert [standing.rank for standing in found] == [1, 3, 3, 2]
+
+
+@pytest.mark.parametrize("count", [2, 13, 53, 200])
+def test_any_number_of_methods_can_be_told_apart(count):
+    """53 methods and more could not be significant at all with 2000 resamples."""
+    resamples = enough_resamples(count)
+    assert resamples >= RESAMPLES
+    assert holm([2 / (1 + resamples)] * (count - 1))[0] <= FINEST
+
+
+def test_a_p_value_that_no_resample_reached_is_a_bound():
+    generator = np.random.default_rng(0)
+    rows = generator.choice([0.0, 100.0], 60)
+    near = np.where(generator.random(60) < 0.1, 100 - rows, rows)
+    best, close, far = compare_methods([[run({"x": list(scores)})] for scores in (rows, near, rows * 0)], [True] * 3)
+    standings = sorted(
+        (best, close, far), key=lambda standing: (standing.p_value is not None, -(standing.p_value or 0))
+    )
+    assert [standing.p_below for standing in standings] == [False, False, True]
+    assert standings[2].p_value == pytest.approx(2 * 2 / (1 + RESAMPLES))

@@ -69,7 +69,8 @@ def test_the_exact_matches_differ_in_what_they_overlook():
 def test_token_f1_by_hand():
     assert token_f1("the cat sat", "The cat, the dog") == pytest.approx(100 * 2 * 2 / (3 + 4))
     assert token_f1("", "cat") == token_f1("dog", "cat") == 0
-    assert token_f1("Cat.", "cat") == token_f1("", "") == 100
+    assert token_f1("Cat.", "cat") == 100
+    assert token_f1("", "") == 0
 
 
 def test_rouge_l_by_hand():

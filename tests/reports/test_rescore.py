@@ -95,6 +95,15 @@ def test_what_is_missing_is_named(clbench, small):
     assert found["OP"]["value"] == 50
 
 
+def test_a_line_separator_within_an_answer_ends_no_line(clbench, small):
+    path = small / "pair.answers.jsonl"
+    first, rest = path.read_text("utf-8").split("\n", 1)
+    row = {**json.loads(first), "answer": "a\u2028b\x85c\r"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n" + rest, "utf-8")
+    result = clbench("rescore", "pair", "--results", small)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
