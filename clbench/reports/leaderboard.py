@@ -28,8 +28,8 @@ STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": 
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 SIGNIFICANCE_NOTE = (
     "In brackets: 95% intervals, paired bootstrap over test rows and over runs (of one run: rows alone). Bold: the best OP of a "
-    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after Holm, "
-    "'<' where no resample was on the other side."
+    "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after "
+    "Holm, '<' where no resample was on the other side."
 )
 
 
