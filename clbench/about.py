@@ -30,6 +30,10 @@ class Ratio:
         """Return how many rows of a task with so many rows and labels may be kept."""
         return max(int(value * rows + 1e-9), labels) if value else 0
 
+    def keeps_nothing(self, value: float | None, rows: int) -> bool:
+        """Return whether a memory was asked for, and yet nothing is kept of a task with so many rows (`Memory.remember`)."""
+        return bool(value) and int((value or 0) * rows + 1e-9) == 0
+
     def enlarged(self, value: float, wanted: int, rows: int) -> float:
         """Return a value that keeps at least the wanted rows of a task, if it has so many."""
         return max(value, min(1.0, wanted / rows))
@@ -44,6 +48,10 @@ class Rows:
     def budget(self, value: float | None, rows: int, labels: int) -> int:
         """Return how many rows of a task with so many rows and labels may be kept."""
         return min(int(value), rows) if value else 0
+
+    def keeps_nothing(self, value: float | None, rows: int) -> bool:
+        """Return whether a memory was asked for, and yet nothing is kept of a task with so many rows: never."""
+        return False
 
     def enlarged(self, value: float, wanted: int, rows: int) -> float:
         """Return a value that keeps at least the wanted rows of a task, if it has so many."""

@@ -95,6 +95,13 @@ class Method:
             return 0
         return memory.budget(options[memory.option], rows, labels)
 
+    def remembers_nothing(self, options: Mapping[str, Any], rows: int) -> bool:
+        """Return whether the method is to have a memory, and yet keeps nothing of a task with so many rows."""
+        memory = self.about.memory
+        if memory is None or self.options[memory.option].obstacle(options) is not None:
+            return False
+        return memory.keeps_nothing(options[memory.option], rows)
+
     def enlarge_memory(self, options: Mapping[str, Any], wanted: int, rows: int) -> dict[str, Any]:
         """Return the options with a memory, if there is one, that holds the wanted rows of a task with so many rows."""
         if not self.budget(options, rows, 1):  # a ratio of few rows may be less than one row

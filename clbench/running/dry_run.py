@@ -28,6 +28,7 @@ from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import load_checkpoint
 from clbench.running.opening import OpenedRun, RunOpener, cut_short
 from clbench.running.protocol import read_progress
+from clbench.running.remarks import on_memory
 from clbench.running.run import execute_run
 from clbench.settings import Settings
 from clbench.spec import RunSpec
@@ -142,6 +143,9 @@ def show_dry_run(
     runs = [opener.open(spec) for spec in specs]
     found = [_extent(run, force, save_adapter) for run in runs]
     warnings = [f"{extent.name}: {extent.fault}" for extent in found if extent.fault]
+    warnings += dict.fromkeys(
+        remark.note for run in runs for remark in on_memory(run.method, run.spec.options, run.tasks)
+    )
     pending = [(run, extent) for run, extent in zip(runs, found, strict=True) if extent.left]
     estimates: dict[str, Estimate] = {}
     calibrations: dict[Settings, Calibration] = {}

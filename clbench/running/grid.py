@@ -12,6 +12,7 @@ from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.records.summary import disagreement_text, summarise
 from clbench.running.opening import OpenedRun, RunOpener
+from clbench.running.remarks import on_memory
 from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
@@ -60,13 +61,18 @@ class RunMaker:
         audit = self.opener.audit(spec.settings)
         if audit.errors:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
+        early = [remark.note for remark in on_memory(opened.method, spec.options, opened.tasks)]
+        self._warn(early)
         record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
-        for note in record.notes:
-            self.console.print(f"warning: {note}", style="yellow", highlight=False, markup=False)
+        self._warn([note for note in record.notes if note not in early])
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
         return record
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            self.console.print(f"warning: {note}", style="yellow", highlight=False, markup=False)
 
     def is_finished(self, files: RunFiles) -> bool:
         """Return, and say, whether all that is wanted of a run is there; never with `force`."""

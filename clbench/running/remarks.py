@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from clbench.data.answer_scores import Metric, lost_answers, lost_text
 from clbench.data.tasks import Task
+from clbench.discovery import Method
 from clbench.learning.divergence import growth
 from clbench.records.record import Mark
 
@@ -56,3 +58,17 @@ def on_targets(task: Task, metric: Metric, written: Callable[[Sequence[str]], Se
     count = sum(answer in dict(lost) for answer in answers)
     note = f"task '{task.name}': {count} of {len(answers)} test answers cannot be written: {lost_text(lost)}"
     return [Remark("unwritable answers", note)]
+
+
+def on_memory(method: Method, options: Mapping[str, Any], tasks: Sequence[Task]) -> list[Remark]:
+    """Remark that a method's memory keeps nothing of earlier tasks, since they have so few rows: it replays nothing then."""
+    memory, earlier = method.about.memory, tasks[:-1]
+    empty = [task for task in earlier if method.remembers_nothing(options, len(task.train))]
+    if memory is None or not empty:
+        return []
+    rows = len(empty[0].train)
+    note = (
+        f"{memory.option}={options[memory.option]} of {rows} training rows is less than one: nothing is remembered of "
+        f"{len(empty)} of {len(earlier)} earlier tasks; take more rows, or a larger {memory.option}"
+    )
+    return [Remark("empty memory", note)]

@@ -28,7 +28,7 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
-from clbench.running.remarks import Remark, on_answers, on_backbone, on_targets
+from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, on_targets
 from clbench.running.saved_learner import save_learner
 from clbench.running.watchers.loss_curve import LossCurve
 from clbench.running.watchers.tracker import Tracker
@@ -92,6 +92,8 @@ def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
     Args:
         changed: names of the frozen tensors that the run changed.
     """
+    opened = run.opened
+    of_memory = on_memory(opened.method, opened.spec.options, opened.tasks)
     kept = [msgspec.convert(remark, Remark) for remark in run.progress.remarks]
     last = run.progress.answers.get(str(len(run.tasks) - 1), {})
     tokenizer, metrics_known = run.learner.tokenizer, run.metrics
@@ -100,7 +102,7 @@ def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
         for task in run.tasks
         for remark in on_targets(task, metrics_known[task.metric], lambda texts: written(tokenizer, texts))
     ]
-    return [*kept, *on_answers(run.tasks, last), *on_backbone(changed), *unwritable]
+    return [*of_memory, *kept, *on_answers(run.tasks, last), *on_backbone(changed), *unwritable]
 
 
 def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) -> None:
