@@ -219,7 +219,7 @@ class Option:
         except msgspec.ValidationError:
             raise ClbenchError(f"{label} takes {self.wanted}, not {_shown(value)}") from None
         if isinstance(found, str) and not _can_be_written(found):
-            raise ClbenchError(f"{label} takes a text that can be written as UTF-8, not {_shown(value)}")
+            raise ClbenchError(f"{label} takes a text without NUL and half characters, not {_shown(value)}")
         if (self.finite and not math.isfinite(found)) if isinstance(found, float) else _is_huge(found):
             raise ClbenchError(f"{label} takes {self.wanted}, not {_shown(value)}")
         return found + 0.0 if isinstance(found, float) else found  # no -0.0, which is 0.0 and would make another run

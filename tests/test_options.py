@@ -289,6 +289,13 @@ def allowed(option: Option, value: object) -> bool:
     )
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_a_text_that_no_file_takes_is_no_value(text):
+    for name in ("backbone", "data", "stream", "device"):
+        with pytest.raises(ClbenchError, match=f"'{name}' takes a text without NUL and half characters"):
+            list_settings()[name].convert(text)
+
+
 SWEEP = {
     "nan": None,
     "inf": None,
@@ -334,8 +341,8 @@ def values_of(option: Option) -> st.SearchStrategy:
     at = option.limits
     kinds = {
         bool: st.booleans(),
-        int: st.integers(at.get("ge"), 2**63 - 1),
-        str: st.text(min_size=at.get("min_length", 0)),
+        int: st.integers(at.get("ge"), at.get("le", 2**63 - 1)),
+        str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=at.get("min_length", 0)),
         float: st.floats(
             at.get("ge", at.get("gt")), at.get("le", at.get("lt")), exclude_min="gt" in at, exclude_max="lt" in at,
             allow_nan=False, allow_infinity=False,
