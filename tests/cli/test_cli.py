@@ -138,7 +138,10 @@ def test_streams_are_listed(clbench):
         (["run", "--method", "rkif", "--backbone", "nothing/here"], "no backbone 'nothing/here'"),
         (["run", "--method", "rkif", "--backbone", "."], "the folder has no config.json"),
         (["run", "--method", "rkif", "--data", "nowhere"], "no data 'nowhere': not 'toy' and not a folder"),
-        (["run", "--method", "rkif", "--epochs", "0"], "setting 'epochs' takes a whole number from 1 to 10000, not '0'"),
+        (
+            ["run", "--method", "rkif", "--epochs", "0"],
+            "setting 'epochs' takes a whole number from 1 to 10000, not '0'",
+        ),
         (["run", "--method", "rkif", "--seeds", "x"], "--seeds takes how many (3) or which (1,2,5"),
         (["run", "--method", "rkif", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["run", "--method", "rkif", "--plugin", "none.py"], "no plugin file"),
