@@ -298,8 +298,9 @@ def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task, 
     if isinstance(found, str) or strange or len(answers) != len(task.test):
         gave = "one text" if isinstance(found, str) else f"{len(answers)} answers"
         gave += f", one of type {strange[0]}," if strange else ""
+        by = f"'{name}' ({file})" if file else f"'{name}'"
         raise ClbenchError(
-            f"method '{name}' gave {gave} to the {len(task.test)} questions of task '{task.name}'; "
+            f"method {by} gave {gave} to the {len(task.test)} questions of task '{task.name}'; "
             f"evaluate returns a list with one text a question"
         )
     return answers
