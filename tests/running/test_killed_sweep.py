@@ -21,6 +21,19 @@ from clbench.running.opening import RunOpener
 from tests.conftest import TINY, run_in_subprocess
 
 PATIENCE = 400  # seconds for a sweep on a busy machine
+ENDLESS = """
+import time
+from clbench import hookimpl
+class Endless:
+    @hookimpl
+    def learn_task(self, learner, task):
+        for _ in range(3600):
+            time.sleep(1)
+        return {}
+@hookimpl
+def methods():
+    return {"endless": Endless}
+"""
 
 
 def write_grid(folder: Path, backbone: Path, methods: list[str], seeds: int) -> Path:
@@ -121,3 +134,20 @@ def test_a_sweep_survives_kills(tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.torture
 def test_a_larger_sweep_survives_many_kills(tiny_folder: Path, tmp_path: Path) -> None:
     check(tmp_path, tiny_folder, ["seqlora", "lorareplay", "rkif", "ewc"], seeds=6, workers=26, drivers=4)
+
+
+def test_no_worker_outlives_the_command_even_in_the_middle_of_a_run(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    grid = write_grid(tmp_path, tiny_folder, ["endless"], seeds=2)
+    driver = run_in_subprocess(["sweep", str(grid), "--jobs", "2", "--plugin", "endless.py"], tmp_path)
+    end = time.monotonic() + PATIENCE
+    while len(alive := beating(tmp_path / "results")) < 2:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert driver.pid not in alive
+    driver.kill()
+    driver.communicate(timeout=30)  # its workers have its output, too, as long as they live
+    while beating(tmp_path / "results"):
+        assert time.monotonic() < end
+        time.sleep(0.1)

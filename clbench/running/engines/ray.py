@@ -68,7 +68,7 @@ class RayCluster:
                 raise ClbenchError(f"a run needs {wanted:g} {name}, the Ray cluster has {found.get(name, 0):g}")
 
     def _resources(self) -> Mapping[str, float]:
-        found: Mapping[str, float] = self._ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no hint here
+        found: Mapping[str, float] = self._ray.cluster_resources()
         return found
 
     @property
