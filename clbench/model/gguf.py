@@ -15,7 +15,7 @@ import torch
 import transformers
 from filelock import FileLock
 
-from clbench.atomic import write_atomically
+from clbench.atomic import write_folder_atomically
 from clbench.encoding.token_cache import cache_folder
 from clbench.errors import ClbenchError, one_line
 from clbench.model.backbone_files import digest_file
@@ -50,7 +50,7 @@ def converted(file: Path, _changed: int) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / f"{folder.name}.lock"):  # processes that start together convert it once
         if not folder.is_dir():
-            write_atomically(folder, partial(_convert, file))
+            write_folder_atomically(folder, partial(_convert, file))
     return folder
 
 
