@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clbench.placing import Placing
     from clbench.running.opening import RunOpener
     from clbench.running.sweep import SweepRun
+    from clbench.spec import RunSpec
 
 MAKE = "make"
 
@@ -68,6 +69,7 @@ format_option = click.option("--format", "style", type=click.Choice(("table", "j
 @click.option("--save-adapter", is_flag=True, help="Save the trained adapters in PEFT format beside the records.")
 @click.option("--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps`.")
 @click.option("--dry-run", is_flag=True, help="Only say how many runs there are, and which of them are done.")
+@click.option("--calibrate", is_flag=True, help="With --dry-run: time and memory, too, from a short run of each kind.")
 @engine_options
 @log_options
 @format_option
@@ -85,6 +87,7 @@ def make(
     save_adapter: bool,
     log_maps: bool,
     dry_run: bool,
+    calibrate: bool,
     placing: Placing,
     logs: LogSettings,
     style: str,
@@ -104,13 +107,18 @@ def make(
     }
     grid = _grid(file, methods, parse_assignments(given), values, {k: v for k, v in parts.items() if v is not None})
     console = Terminal(stderr=style != "table")
-    _opener, runs = _open(console, grid, results)
+    opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
 
     setup = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs)
     if dry_run:
         _show_plan(console, runs, setup.is_done, style)
+        missing = [run.spec for run in runs if not setup.is_done(run.files)]
+        if calibrate and missing:
+            _show_forecast(Terminal(stderr=style != "table"), missing, opener, save_adapter, placing.jobs)
         return
+    if calibrate:
+        raise ClbenchError("--calibrate belongs to --dry-run")
     from clbench.running.many import failed, make_runs
 
     failures = make_runs(console, runs, setup, placing)
@@ -175,6 +183,19 @@ def _show_plan(console: Terminal, runs: Sequence[SweepRun], is_done: Any, style:
         table.add_row(method, stream, seeds, str(len(numbers)), str(done), differs)
     console.print(table)
     console.print(_counts(values))
+
+
+def _show_forecast(
+    console: Terminal, missing: Sequence[RunSpec], opener: RunOpener, save_adapter: bool, jobs: int
+) -> None:
+    from clbench.running.dry_run import forecast
+    from clbench.units import duration, size
+
+    with console.status("calibrating each kind of run"):
+        found = forecast(missing, opener, save_adapter)
+    console.print(f"time: about {duration(found.seconds)} on {found.device}, one run after another")
+    console.print(f"memory: {size(found.memory)} a worker, {size(found.memory * jobs)} with --jobs {jobs}")
+    console.print(f"disk: {size(found.disk)}")
 
 
 def _varying(runs: Sequence[SweepRun]) -> list[str]:

@@ -169,6 +169,43 @@ def show_dry_run(
         console.print(f"warning: {line}", style="yellow", highlight=False)
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What runs will take: seconds, one after another on the device; the most memory of one, and disk, in bytes."""
+
+    seconds: float
+    memory: int
+    disk: int
+    device: str
+
+
+def forecast(specs: Sequence[RunSpec], opener: RunOpener, save_adapter: bool) -> Forecast:
+    """Calibrate each kind of run, all of a method but stream and seed, and return what all runs will take from where they are.
+
+    Raises:
+        ClbenchError: as the first run that fails in its calibration.
+    """
+    kinds: dict[RunSpec, list[RunSpec]] = {}
+    for spec in specs:
+        kinds.setdefault(replace(spec, settings=replace(spec.settings, stream="kind", seed=0)), []).append(spec)
+    loaded: tuple[object, Backbone] | None = None
+    found: list[Estimate] = []
+    calibrations: list[Calibration] = []
+    for of_kind in kinds.values():
+        runs = [opener.open(spec) for spec in of_kind]
+        settings = of_kind[0].settings
+        if loaded is None or loaded[0] != settings.backbone_arguments or loaded[1].spoiled:
+            loaded = settings.backbone_arguments, load_backbone_of(settings)
+        calibrations.append(calibrate(runs[0], loaded[1], save_adapter))
+        found += [estimate(_extent(run, False, save_adapter), calibrations[-1], loaded[1]) for run in runs]
+    return Forecast(
+        seconds=sum(one.learn + one.ask for one in found),
+        memory=max(one.memory for one in calibrations),
+        disk=sum(one.disk for one in found),
+        device=calibrations[0].device,
+    )
+
+
 def _extent(run: OpenedRun, force: bool, save_adapter: bool) -> Extent:
     return Extent(run.settings, run.tasks, *_reached(run, force, save_adapter))
 

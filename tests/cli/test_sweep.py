@@ -94,6 +94,18 @@ def test_a_grid_by_options_alone(clbench) -> None:
     assert "12 runs: 12 missing" in shown.output
 
 
+def test_a_forecast_of_the_missing_runs(clbench, grid: Path) -> None:
+    plan = clbench("sweep", grid, "--method", "seqlora", "--dry-run", "--calibrate", "--jobs", "3")
+    assert plan.exit_code == 0, plan.output
+    assert "2 runs: 2 missing" in plan.stdout
+    assert "one run after another" in plan.stdout
+    assert "with --jobs 3" in plan.stdout
+    assert not Path("results").exists()
+    refused = clbench("sweep", grid, "--calibrate")
+    assert refused.exit_code == 2
+    assert "--dry-run" in refused.output
+
+
 def test_options_replace_what_the_file_says(clbench, grid: Path) -> None:
     plan = clbench(
         "sweep", grid, "--seeds", "5,", "--epochs", "3", "--stream", "agnews", "--dry-run", "--format", "json"
