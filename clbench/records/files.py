@@ -107,7 +107,8 @@ class RunFiles:
         path = self.folder / f".{self.name}{LOCK}"
         if path.is_symlink():  # whoever made it leads the lock elsewhere
             raise ClbenchError(f"{path}: a link stands where a lock is to be; remove it")
-        lock = FileLock(path, timeout=0)
+        # A soft lock, which takes any file there for a held lock, would never be had; the heartbeat is in its place.
+        lock = FileLock(path, timeout=0, fallback_to_soft=False)
         try:
             path.touch()
             begun = path.stat()

@@ -90,7 +90,7 @@ def test_an_answerless_record_is_not_finished(tmp_path, spec):
     assert files.answers.exists()
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_locks_the_heartbeat_alone_tells_who_makes_a_run(tmp_path, monkeypatch, spec, code):
     def refuse(*given):
         raise OSError(code, os.strerror(code))
