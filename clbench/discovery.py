@@ -226,7 +226,9 @@ def _offered(hook: str, implementation: pluggy.HookImpl, module: ModuleType) -> 
     origin = implementation.plugin_name
     with blame(f"plugin {origin}: {hook}() failed", module.__file__):
         offered = implementation.function()
-    if not isinstance(offered, Mapping) or not all(callable(factory) for factory in offered.values()):
+    if not isinstance(offered, Mapping) or not all(
+        isinstance(name, str) and callable(factory) for name, factory in offered.items()
+    ):
         raise ClbenchError(f"plugin {origin}: {hook}() must return a mapping from names to callables")
     return offered
 

@@ -61,6 +61,7 @@ def test_an_entry_point_adds_a_method(tmp_path, monkeypatch):
         ("@hookimpl\ndef method(): return {}", "unknown hook 'method'"),
         ("@hookimpl\ndef methods(nothing): return {}", "nothing"),
         ("@hookimpl\ndef methods(): return ['x']", "must return a mapping"),
+        ("@hookimpl\ndef methods(): return {3: print}", "must return a mapping from names"),
         ("@hookimpl\ndef methods(): return 1 / 0", r"methods\(\) failed: ZeroDivisionError"),
         ("@hookimpl\ndef methods(): return {'rkif': dict}", r"method 'rkif' is offered twice: by .* and by "),
     ],

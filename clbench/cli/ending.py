@@ -86,6 +86,14 @@ class Pipe(io.FileIO):
             return memoryview(data).nbytes
 
 
+class Outlet(io.TextIOWrapper):
+    """A text stream that outlives its closing, by a plugin or a library: a run must not end by that."""
+
+    def close(self) -> None:
+        """Write out what is held back, and stay open."""
+        self.flush()
+
+
 @contextmanager
 def outlets() -> Iterator[None]:
     """Let standard output and error take every character, if need be as an escape, and outlive a closed pipe."""
@@ -105,7 +113,7 @@ def _outlet(stream: TextIO) -> TextIO:
     if type(raw) is not io.FileIO or os.name == "nt":
         return stream
     stream.flush()
-    return io.TextIOWrapper(
+    return Outlet(
         io.BufferedWriter(Pipe(raw.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",

@@ -125,6 +125,17 @@ def test_a_closed_pipe_does_not_stop_a_run(tmp_path, tiny_run):
     assert len(list(tmp_path.glob("results/*.json"))) == 1
 
 
+def test_a_plugin_that_closes_the_output_does_not_stop_a_run(tmp_path, tiny_run):
+    file = write_plugin(
+        tmp_path / "m.py", learn="sys.stdout.close(); sys.stderr.close()", evaluate="return ['Good'] * 8"
+    )
+    run = run_in_subprocess([*tiny_run, "--method", "m", "--stream", "sst-2", "--plugin", str(file)], tmp_path)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    assert "Leaderboard" in output
+    assert len(list(tmp_path.glob("results/*.json"))) == 1
+
+
 def command(words, **environment):
     code = "from clbench.cli.main import main; main()"
     return subprocess.run(
