@@ -20,6 +20,7 @@ import torch
 from clbench.cli.main import main
 from clbench.model.backbone import load_backbone
 from clbench.model.tiny import save_tiny_t5
+from clbench.records.doctor import examine
 from clbench.records.files import read_record
 from clbench.running import grid
 from tests.torture.children import Ending, FileEvents, run
@@ -45,9 +46,7 @@ class Scene:
         folder.mkdir(parents=True, exist_ok=True)
         self.tiny = save_tiny_t5(folder / "t5", vocabulary=400)
         backbone = load_backbone(str(self.tiny), "cpu")
-        mock.patch.object(
-            grid, "load_backbone_of", lambda settings: backbone
-        ).start()  # each child has a copy of its own
+        mock.patch.object(grid, "load_backbone_of", return_value=backbone).start()  # each child has a copy of its own
         gc.collect()
         gc.freeze()  # a child's collector need not visit what the parent has made
         self.whole = folder / "whole"
@@ -103,8 +102,10 @@ class Scene:
                 other = folder / one.relative_to(self.whole)
                 if not other.exists() or content_of(other) != content_of(one):
                     return f"another {one.name}"
-        left = [path.name for path in folder.iterdir() if path.suffix in (".checkpoint", ".heartbeat", ".failed")]
-        return f"left over: {left[0]}" if left else ""
+        kept = [
+            finding for finding in examine(folder) if not finding.removable
+        ]  # the rest is of a kill after the record
+        return f"left over: {kept[0].path.name}: {kept[0].fault}" if kept else ""
 
     def finish(self, folder: Path, seeds: tuple[int, ...] = (1,)) -> str:
         """Give the command once more, undisturbed; return what is wrong with what then is there, and remove the folder."""
