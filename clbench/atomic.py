@@ -21,10 +21,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The new file has a name that cannot be foreseen, and is made by nobody else, so that no planted link leads the write astray.
 
     Raises:
-        ClbenchError: the folder is missing or not writable, the disk is full, ...
+        ClbenchError: the folder is missing or not writable, the disk is full, or what is there is no file: a device such as
+            /dev/null, which root would replace.
     """
     temporary = _temporary(path)
     try:
+        if path.exists() and not path.is_symlink() and not path.is_file():
+            raise ClbenchError(f"{path}: is no regular file, and so cannot be replaced; name another")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         write(temporary)
         with temporary.open("rb") as file:

@@ -91,3 +91,13 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     for path in (tmp_path / "pipe", tmp_path, "/dev/null"):
         with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
             read_file(path)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """Root could: /dev/null would be a file from then on."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ClbenchError, match="is no regular file, and so cannot be replaced"):
+            write_atomically(path, lambda temporary: temporary.write_text("content"))
+    assert not (tmp_path / "pipe").is_file()
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]

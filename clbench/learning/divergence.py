@@ -60,8 +60,10 @@ def _cause(weights: Weights, losses: Tensor) -> str:
     grew = growth(losses)
     if grew is not None:
         return f"before that the loss had grown from {grew[0]:.3g} to {grew[1]:.3g}: try a lower learning rate"
-    finite = weights.data[weights.data.isfinite()]
-    largest = float(finite.abs().max()) if len(finite) else 0.0
+    numbers = weights.data[~weights.data.isnan()]
+    largest = (
+        float(numbers.abs().max()) if len(numbers) else 0.0
+    )  # infinite where a step was too large to be written down
     if largest > HUGE:
         return f"before that a weight had grown to {largest:.3g}: try a lower learning rate"
     return "before that neither loss nor weights had grown: rather the arithmetic than the learning rate; try --precision float32"

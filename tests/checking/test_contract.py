@@ -92,7 +92,7 @@ def test_a_memory_without_effect_may_keep_nothing():
 def test_a_method_that_fails_says_why(backbone):
     faults, findings = faults_of(PLUGINS, "l2", {"strength": "1e300"}, backbone)
     assert len(findings) == 1
-    assert "diverged on task 'sst-2'" in next(iter(faults.values()))
+    assert "failed on task 'sst-2': the gradient of '" in next(iter(faults.values()))
 
 
 def test_the_command_prints_a_table_and_sets_the_exit_code(clbench, monkeypatch):

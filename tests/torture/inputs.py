@@ -24,13 +24,14 @@ from tests.records.test_fuzz import VALUES, changed, places
 from tests.torture.children import FileEvents, die, run
 from tests.torture.scene import Scene, as_json, fault
 
+PAGE = "page"  # in its place a file beside the records
 COMMANDS = (
     ("leaderboard", "--format", "json"),
     ("leaderboard", "--significance", "--format", "json"),
     ("compare",),
     ("show", "bad"),
     ("rescore", "bad"),
-    ("report", "-o", "/dev/null"),
+    ("report", "-o", PAGE),
     ("doctor",),
 )
 
@@ -51,6 +52,7 @@ def bad_records(scene: Scene, chance: random.Random, count: int) -> Iterator[str
         (folder / "bad.json").write_bytes(data)
         (folder / "bad.answers.jsonl").write_bytes(answer_bytes)
         command, output = COMMANDS[number % len(COMMANDS)], folder.with_suffix(".out")
+        command = tuple(str(folder.with_suffix(".html")) if word == PAGE else word for word in command)
         words = [*command, str(folder)] if command[0] == "doctor" else [*command, "--results", str(folder)]
         ending = run(lambda words=words: main(words), output, patience=60)  # type: ignore[misc]
         wrong = fault(ending, (0, 1, 2) if command[0] == "doctor" else (0, 2))
