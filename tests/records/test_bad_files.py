@@ -38,7 +38,7 @@ def make_bad(path, kind):
         case "link to a device":
             path.symlink_to("/dev/zero")
         case _:
-            path.write_text(kind)
+            path.write_text(kind, "utf-8")
 
 
 BAD = ["", "{", '{"a": 1}', "[]", "\ufffd", DEEP, '{"schema_version": 2, "x": ' + DEEP, "folder", "dangling link", "pipe",
