@@ -66,7 +66,7 @@ def execute_run(
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
     make_folder(files.folder)
-    frozen = Frozen.of(backbone.model)
+    frozen, changed = Frozen.of(backbone.model), None
     try:
         with heartbeat:
             run.begin()
@@ -75,12 +75,13 @@ def execute_run(
             run.check_complete()
             if save_adapter:
                 write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
-            record = record_of(run, audit, remarks_on(run, frozen.changed()))
+            changed = frozen.changed()
+            record = record_of(run, audit, remarks_on(run, changed))
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
             files.failure.unlink(missing_ok=True)
     finally:
-        changed = frozen.changed()
+        changed = frozen.changed() if changed is None else changed  # of a run that failed
         learner.attached.detach()
         backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
     return record
