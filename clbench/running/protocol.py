@@ -23,6 +23,7 @@ from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
 from clbench.running.checkpoints import damaged, load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.running.loss_curve import loss_curve
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.remarks import on_losses
@@ -120,10 +121,11 @@ class Run:
                     f"method '{self.method_name}' failed on task '{task.name}': {error.__cause__}"
                 ) from error
             raise
-        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses))
         seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
         self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
+        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses))
+        self.progress.losses.append(loss_curve(self.learner.losses))
 
     def _learned(self, task: Task) -> dict[str, float]:
         """Let the method learn a task; return what it reports.

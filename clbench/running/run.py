@@ -30,7 +30,6 @@ from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
 from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, on_targets
 from clbench.running.saved_learner import save_learner
-from clbench.running.watchers.loss_curve import LossCurve
 from clbench.running.watchers.tracker import Tracker
 from clbench.spec import PROTOCOL_VERSION
 
@@ -57,7 +56,7 @@ def execute_run(
         check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
         check_labels_can_be_written(task, opened.plugins.metrics[task.metric], backbone)
     heartbeat = Heartbeat(files)
-    core = [DefaultProtocol(), CostMeter(opened.instance), LossCurve(), Tracker([heartbeat.note])]
+    core = [DefaultProtocol(), CostMeter(opened.instance), Tracker([heartbeat.note])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks))
     choosing = settings.answers == "labels" or settings.verify_answers > 0
