@@ -131,7 +131,7 @@ def run(
 
         show_dry_run(console, specs, opener, force, save_adapter)
         return
-    from clbench.running.grid import RunMaker
+    from clbench.running.maker import RunMaker
 
     maker = RunMaker(console, opener, force, save_adapter, log_maps)
     if len(specs) == 1:

@@ -11,7 +11,7 @@ from clbench.data.streams import find_stream
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.records.record import Record
-from clbench.running.grid import RunMaker
+from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
 from clbench.settings import Settings, resolve_settings
 from clbench.spec import RunSpec

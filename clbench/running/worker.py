@@ -18,7 +18,7 @@ from clbench.errors import ClbenchError, RunHeldError
 from clbench.logs import LogSettings
 from clbench.records.files import RunFiles
 from clbench.records.summary import summarise
-from clbench.running.grid import RunMaker
+from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
 from clbench.spec import RunSpec
 

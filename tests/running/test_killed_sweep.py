@@ -16,7 +16,7 @@ from clbench.discovery import find_plugins
 from clbench.grid import read_grid
 from clbench.records.files import read_records
 from clbench.records.heartbeat import Beat
-from clbench.running.grid import RunMaker
+from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
 from tests.conftest import TINY, run_in_subprocess
 

@@ -12,7 +12,7 @@ from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError, RunHeldError
 from clbench.hookspecs import hookimpl
 from clbench.records.files import RunFiles
-from clbench.running.grid import RunMaker
+from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
 from clbench.settings import Settings
 from clbench.spec import RunSpec
