@@ -24,13 +24,14 @@ def write_greedily(model: Any, inputs: Mapping[str, Tensor], config: GenerationC
     """
     decoder = not model.config.is_encoder_decoder
     rows, device = len(inputs["input_ids"]), inputs["input_ids"].device
+    end_tokens = torch.tensor(config.eos_token_id, device=device)
     answers = torch.full((rows, longest), config.pad_token_id, device=device)
     left, written, going = torch.arange(rows, device=device), 0, dict(inputs)
     skipped = inputs["input_ids"].shape[1] if decoder else 1  # the prompt, or the token that starts a decoder
     if not decoder:
         going["encoder_outputs"] = model.get_encoder()(**inputs)
     while True:
-        ends = Ends(config.eos_token_id, skipped, len(left))
+        ends = Ends(end_tokens, skipped, len(left))
         found = model.generate(
             **going,
             generation_config=config,
@@ -62,14 +63,14 @@ def continued(going: Mapping[str, Any], found: Mapping[str, Any], stay: Tensor, 
 class Ends(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
     """Stop a generation when `STAY` of its rows, or fewer, are left."""
 
-    def __init__(self, tokens: list[int], skipped: int, rows: int) -> None:
+    def __init__(self, tokens: Tensor, skipped: int, rows: int) -> None:
         self._tokens = tokens
         self._skipped = skipped
         self._rows = rows
 
     def ended(self, sequences: Tensor) -> Tensor:
         """Return which rows (batch,) have an end token in their answer."""
-        return torch.isin(sequences[:, self._skipped :], torch.tensor(self._tokens, device=sequences.device)).any(1)
+        return torch.isin(sequences[:, self._skipped :], self._tokens).any(1)
 
     def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
         """Return for every row (batch,) whether the generation stops."""

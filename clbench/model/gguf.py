@@ -15,7 +15,7 @@ import torch
 import transformers
 from filelock import FileLock
 
-from clbench.atomic import write_folder_atomically
+from clbench.atomic import make_folder, write_folder_atomically
 from clbench.encoding.token_cache import cache_folder
 from clbench.errors import ClbenchError, one_line
 from clbench.model.backbone_files import digest_file
@@ -47,7 +47,7 @@ def converted(file: Path, _changed: int) -> Path:
     versions = f"{FORM}-{transformers.__version__}-{version('gguf')}"
     place = (cache_folder() or Path(_scratch().name)) / "gguf"
     folder = place / f"{digest_file(file)[:32]}-{versions}"
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     with FileLock(place / f"{folder.name}.lock"):  # processes that start together convert it once
         if not folder.is_dir():
             write_folder_atomically(folder, partial(_convert, file))

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from clbench.atomic import write_atomically
-from clbench.errors import RunHeldError
+from clbench.errors import ClbenchError, RunHeldError
 from clbench.records.files import RunFiles
 from clbench.units import duration
 
@@ -133,5 +133,5 @@ class Heartbeat:
         try:
             with self._writing:
                 write_atomically(self.files.heartbeat, lambda path: path.write_bytes(content))
-        except OSError:  # a full disk or a folder that is gone is for the record to tell; a missed beat does no harm
+        except ClbenchError:  # a full disk or a folder that is gone is for the record to tell; a missed beat does no harm
             return

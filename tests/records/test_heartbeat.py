@@ -1,6 +1,7 @@
 """A run that is being made says so; what a dead process left behind holds nobody up."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -103,3 +104,11 @@ def test_a_position_in_a_line() -> None:
     )
     assert learning.text == "task 3/15 yahoo, step 120/315, loss 0.71, ETA 14 min"
     assert Position(task=1, tasks=2, name="imdb", doing="ask").text == "task 1/2 ask imdb"
+
+
+def test_a_beat_that_cannot_be_written_ends_no_run(files: RunFiles) -> None:
+    """A full disk or a folder that is gone is for the record to tell."""
+    with Heartbeat(files) as beating:
+        shutil.rmtree(files.folder)
+        beating.note(Position(task=1, tasks=2, name="agnews", doing="learn"))
+    assert read_beat(files) is None
