@@ -22,7 +22,7 @@ from clbench.model.backbone import load_backbone
 from clbench.model.tiny import save_tiny_t5
 from clbench.records.doctor import examine
 from clbench.records.files import read_record
-from clbench.running import grid
+from clbench.running import maker
 from tests.torture.children import Ending, FileEvents, run
 
 SIZES = {
@@ -46,7 +46,7 @@ class Scene:
         folder.mkdir(parents=True, exist_ok=True)
         self.tiny = save_tiny_t5(folder / "t5", vocabulary=400)
         backbone = load_backbone(str(self.tiny), "cpu")
-        mock.patch.object(grid, "load_backbone_of", return_value=backbone).start()  # each child has a copy of its own
+        mock.patch.object(maker, "load_backbone_of", return_value=backbone).start()  # each child has a copy of its own
         gc.collect()
         gc.freeze()  # a child's collector need not visit what the parent has made
         self.whole = folder / "whole"
