@@ -229,6 +229,7 @@ def test_the_head_can_have_lora(make_decoder, toy_tasks):
     assert make_decoder().loss(batch).item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.compiler
 def test_torch_compile_computes_the_same(make_decoder, toy_tasks):
     learner = make_decoder(lora_dropout=0.0)
     compiled, pairs = CompiledLoss(learner.model, backend="eager"), []
