@@ -133,5 +133,5 @@ class Heartbeat:
         try:
             with self._writing:
                 write_atomically(self.files.heartbeat, lambda path: path.write_bytes(content))
-        except ClbenchError:  # a full disk or a folder that is gone is for the record to tell; a missed beat does no harm
-            return
+        except ClbenchError:
+            return  # a full disk or a folder that is gone is for the record to tell; a missed beat does no harm
