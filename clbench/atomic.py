@@ -99,6 +99,20 @@ def read_file(path: Path) -> bytes:
         OSError: there is no such file, it cannot be read, or is no regular one.
     """
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        _check_kind(path, os.fstat(file.fileno()))
         return file.read()
+
+
+def regular(path: Path) -> Path:
+    """Return the path of a regular file, for a library that would wait for anything else.
+
+    Raises:
+        OSError: there is no such file, or it is no regular one.
+    """
+    _check_kind(path, path.stat())
+    return path
+
+
+def _check_kind(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -12,6 +11,7 @@ from typing import Any
 import msgspec
 
 from clbench.data.own_streams import check_metrics, own_data
+from clbench.data.rows import parse_toml, read_text
 from clbench.data.streams import find_stream
 from clbench.data.tasks import Stream
 from clbench.discovery import Plugins
@@ -154,7 +154,7 @@ def read_grid(path: Path) -> Grid:
         ClbenchError: no such file, no TOML, or no grid.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = parse_toml(read_text(path))
     except FileNotFoundError:
         raise ClbenchError(f"no grid '{path}'; `clbench sweep new {path}` writes one to fill in") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 from click.core import ParameterSource
 from rich.table import Table
 
+from clbench.data.rows import parse_toml, read_text
 from clbench.errors import ClbenchError, unknown
 from clbench.options import format_value
 from clbench.settings import list_settings, preset_layers
@@ -66,7 +66,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ClbenchError: no such file, no TOML, or an unknown entry.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = parse_toml(read_text(path))
     except (OSError, ValueError) as error:
         raise ClbenchError(f"--config {path}: {' '.join(str(error).split())}") from None
     tables = {name: content.pop(name, {}) for name in ("options", "settings")}

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench.atomic import read_file
 from clbench.data.catalogue import known_streams
-from clbench.data.rows import Row, parse_toml
+from clbench.data.rows import Row, parse_toml, read_text
 from clbench.data.tables import read_table
 from clbench.data.tasks import Stream, TaskSpec
 from clbench.data.templates import Template, cell, cells
@@ -98,7 +97,7 @@ def read_stream(path: Path) -> Stream:
         ClbenchError: the file is missing, is not TOML, or has an unknown key or an unusable value.
     """
     try:
-        content = parse_toml(read_file(path).decode())
+        content = parse_toml(read_text(path))
     except FileNotFoundError:
         raise ClbenchError(f"no stream file '{path}'; `clbench streams new {path}` writes one") from None
     except (OSError, ValueError) as error:

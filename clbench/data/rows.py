@@ -1,8 +1,9 @@
 """Rows: what a source reads before it becomes an example, and the reading of JSON files with errors that name the place."""
 
 import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ class Row:
     place: str = ""
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file to the letter, without the mark that some editors write at its beginning.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is not UTF-8.
+    """
+    return read_file(path).decode("utf-8-sig")
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
@@ -27,7 +38,7 @@ def read_json(path: Path) -> Any:
         ClbenchError: the file is missing, or no JSON.
     """
     try:
-        return parse_json(read_file(path).decode())
+        return parse_json(read_text(path))
     except FileNotFoundError:
         present = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none"
         raise ClbenchError(f"{path}: no such file (tasks there: {present})") from None
@@ -39,12 +50,40 @@ def parse_json(text: str) -> Any:
     """Return what a JSON text says.
 
     Raises:
-        ValueError: it is no JSON, or nested deeper than can be read.
+        ValueError: it is no JSON, is nested deeper than can be read, names a key of an object twice, or holds a number that is
+            too large or too small for a float.
     """
     try:
-        return json.loads(text)
+        return _JSON.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object names the key {first_twice([key for key, _ in pairs])!r} twice")
+    return found
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number) or (number == 0 and text.lower().partition("e")[0].strip("-0.")):
+        raise ValueError(f"the number {text[:40]} is too {'small' if number == 0 else 'large'} to be read as one")
+    return number
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """Return the first of the names that is there more than once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def parse_toml(text: str) -> dict[str, Any]:

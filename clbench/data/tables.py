@@ -1,11 +1,12 @@
 """Tables in files: json, jsonl, csv, tsv, parquet, each as a list of rows by column, read whole or refused."""
 
 import csv
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clbench.data.rows import json_rows, parse_json, read_json
+from clbench.data.rows import first_twice, json_rows, parse_json, read_json, read_text
 from clbench.errors import ClbenchError, unknown
 
 
@@ -34,15 +35,15 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, ValueError) as error:
         raise ClbenchError(f"{path}: cannot be read as UTF-8: {error}") from None
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for line in _read_text(path).split("\n"):
-        if not line.strip():
+        if not line.strip(" \t\r"):
             continue
         try:
             row = parse_json(line)
@@ -55,21 +56,58 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    _read_text(path)  # refuse another encoding before the reader meets it
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        rows: list[dict[str, Any]] = []
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    found = len(row) + len(row.get(None, ())) - (None in row) - list(row.values()).count(None)
-                    raise ClbenchError(
-                        f"{path}: row {len(rows)}: {found} fields, but the header names {len(reader.fieldnames or ())}"
-                    )
-                rows.append(row)
-        except csv.Error as error:
-            raise ClbenchError(f"{path}: row {len(rows)}: cannot be read as CSV: {error}") from None
+    """Read fields between commas or tabs, in quotes where they hold such (RFC 4180); a row ends in LF or CRLF."""
+    text, delimiter = _read_text(path), "\t" if path.suffix.lower() == ".tsv" else ","
+    header: list[str] | None = None
+    rows: list[dict[str, Any]] = []
+    usual = csv.field_size_limit(max(1, len(text)))  # its limit is for streams without end
+    try:
+        # Lines end in LF alone here: the reader then refuses a lone CR, which would split a row.
+        for fields in csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True):
+            if not fields:
+                continue
+            if header is None:
+                header = fields
+                _check_columns(path, header)
+                continue
+            if len(fields) != len(header):
+                raise ClbenchError(f"{path}: row {len(rows)}: {len(fields)} fields, but the header names {len(header)}")
+            rows.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise ClbenchError(f"{path}: row {len(rows)}: cannot be read as CSV: {_csv_words(error)}") from None
+    finally:
+        csv.field_size_limit(usual)
+    if delimiter == "\t" and header is not None and _reads_otherwise(text, len(header), len(rows)):
+        raise ClbenchError(
+            f"{path}: can be read in two ways: with quotes around fields as {len(rows)} rows, without as more; "
+            f"double the quotes that are text, or write the rows as .jsonl"
+        )
     return rows
+
+
+def _csv_words(error: csv.Error) -> str:
+    """Return what the reader found; of a lone CR it gives advice to programmers."""
+    text = str(error)
+    return "a lone carriage return outside quotes; lines end in LF or CRLF" if "new-line" in text else text
+
+
+def _reads_otherwise(text: str, columns: int, rows: int) -> bool:
+    """Return whether a TSV is a table of other rows where quotes are plain characters, as many programs write it."""
+    if columns == 1 or '""' in text:  # a doubled quote shows that quotes are more than characters
+        return False
+    lines = [line for line in text.split("\n") if line.strip("\r")]
+    return len(lines) - 1 != rows and all(line.count("\t") == columns - 1 for line in lines)
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """Check that no column would hide another.
+
+    Raises:
+        ClbenchError: two have the same name.
+    """
+    twice = first_twice(names)
+    if twice is not None:
+        raise ClbenchError(f"{path}: two columns are called '{twice}'; give each a name of its own")
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
@@ -77,7 +115,10 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ClbenchError(f"{path}: cannot be read as parquet: {error}") from None
+        with pyarrow.parquet.ParquetFile(path) as file:  # `read_table` would take columns from the folders' names
+            table = file.read()
+        _check_columns(path, table.column_names)
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ClbenchError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
     return rows

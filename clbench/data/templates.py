@@ -1,5 +1,6 @@
 """Prompt templates: text with the names of columns in braces, as "Review: {text}\\nSentiment:"."""
 
+import math
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,13 +72,17 @@ def cell(row: Mapping[str, Any], column: str, place: str) -> str:
     """Return a row's value in a column as text; an absent number or text is the empty text.
 
     Raises:
-        ClbenchError: no such column, or it holds neither text nor number.
+        ClbenchError: no such column, or it holds neither text nor number (NaN and infinity are none).
     """
     if column not in row:
         raise ClbenchError(f"{place}: {unknown('column', column, row)}")
     value = row[column]
     if value is None:
         return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ClbenchError(
+            f"{place}: column '{column}' holds {value}, which is no number; leave the field empty (null)"
+        )
     if isinstance(value, (str, int, float, bool)):
         return whole(str(value), f"{place}: column '{column}'")
     raise ClbenchError(f"{place}: column '{column}' holds a {type(value).__name__}, expected a text or a number")

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clbench.atomic import make_folder, write_atomically
+from clbench.atomic import make_folder, regular, write_atomically
 
 FORM = 2  # goes up when the way of shortening a prompt changes, or what a file holds
 VARIABLE = "CLBENCH_CACHE"  # the folder; "none" keeps nothing
@@ -54,7 +54,7 @@ class TokenCache:
         """Return the `count` lists that were kept under a key; None where there are none, or the file is damaged."""
         path = self.path(key)
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(regular(path), framework="pt") as file:
                 kept = (file.metadata() or {}).get("digest")
                 lengths, ids = file.get_tensor("lengths"), file.get_tensor("ids")
             if kept != _digest(path, lengths, ids) or not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:

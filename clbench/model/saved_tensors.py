@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clbench.atomic import regular
+
 NAMED = 5  # names of each fault that a message gives
 
 
@@ -20,7 +22,7 @@ def read_tensors(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: the file is not there or damaged, or has other tensors; the message names them.
     """
     try:
-        found = load_file(file)
+        found = load_file(regular(file))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from None
     shared = [name for name in wanted if name in found]

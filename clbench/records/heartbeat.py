@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from clbench.atomic import write_atomically
+from clbench.atomic import read_file, write_atomically
 from clbench.errors import ClbenchError, RunHeldError
 from clbench.records.files import RunFiles
 from clbench.units import duration
@@ -67,8 +67,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
 def read_beat(files: RunFiles) -> Beat | None:
     """Return a run's last beat, if its process lives."""
     try:
-        beat = msgspec.json.decode(files.heartbeat.read_bytes(), type=Beat)
-    except (OSError, msgspec.DecodeError):
+        beat = msgspec.json.decode(read_file(files.heartbeat), type=Beat)
+    except (OSError, ValueError, RecursionError):
         return None
     return beat if beat.is_alive else None
 

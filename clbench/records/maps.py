@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from clbench.atomic import write_atomically
+from clbench.atomic import regular, write_atomically
+from clbench.data.rows import parse_json
 from clbench.errors import ClbenchError
 
 SCHEMA_VERSION = 1
@@ -117,8 +118,8 @@ def read_maps(path: Path) -> Maps:
     if not path.exists():
         raise ClbenchError(f"no maps '{path}'; the run makes them with --log-maps")
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["content"])
+        with safe_open(regular(path), framework="numpy") as file:
+            header = parse_json(file.metadata()["content"])
             importance, task_vector = file.get_tensor("importance"), file.get_tensor("task_vector")
         if header["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {header['schema_version']}, this clbench reads {SCHEMA_VERSION}")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from clbench.atomic import read_file
 from clbench.records.files import RunFiles
 from clbench.records.heartbeat import Beat, read_beat
 
@@ -43,6 +44,6 @@ def state_of_run(files: RunFiles, done: bool) -> RunState:
     if done:
         return RunState("done")
     try:
-        return RunState("failed", failure=files.failure.read_text("utf-8").strip())
+        return RunState("failed", failure=read_file(files.failure).decode("utf-8", "replace").strip())
     except OSError:
         return RunState("begun" if files.checkpoint.exists() else "missing")

@@ -10,8 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from clbench.atomic import read_file
-from clbench.data.rows import parse_toml
+from clbench.data.rows import parse_toml, read_text
 from clbench.errors import ClbenchError, unknown
 
 SCALES = "scales.toml"
@@ -93,7 +92,7 @@ def read_suite(name: str) -> Suite:
     else:
         raise unknown("suite", name, suite_names())
     try:
-        content = parse_toml(read_file(place).decode() if isinstance(place, Path) else place.read_text("utf-8"))
+        content = parse_toml(read_text(place) if isinstance(place, Path) else place.read_text("utf-8"))
         columns = [Column(**column) for column in content.pop("columns")]
         rows = [Line(**row) for row in content.pop("rows")]
         suite = Suite(name=place.name.removesuffix(".toml"), columns=columns, rows=rows, **content)

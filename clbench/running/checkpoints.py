@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 import clbench
-from clbench.atomic import write_atomically
+from clbench.atomic import regular, write_atomically
+from clbench.data.rows import parse_json
 from clbench.data.tasks import Example
 from clbench.errors import ClbenchError
 from clbench.learning.replay_memory import Memory
@@ -87,7 +88,7 @@ def read_checkpoint(
         ValueError: the file is damaged, of another schema or other versions, or of a run of another identity.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(regular(path), framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             fault = _fault_of_header(header, identity, versions)
             tensors = {} if fault else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -95,7 +96,7 @@ def read_checkpoint(
             if header["digest"] != _digest(header["content"], tensors):
                 raise ValueError("its digest is another one")
             placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-            content: dict[str, Any] = _unpack(json.loads(header["content"]), placed)
+            content: dict[str, Any] = _unpack(parse_json(header["content"]), placed)
             return content
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"damaged checkpoint ({error})") from None

@@ -12,6 +12,7 @@ from typing import Any
 import pluggy
 from safetensors import SafetensorError
 
+from clbench.data.rows import parse_json, read_text
 from clbench.data.tasks import Example, Task
 from clbench.discovery import Plugins, find_plugins, run_manager
 from clbench.errors import ClbenchError, one_line, unknown
@@ -25,6 +26,7 @@ from clbench.spec import RunSpec
 
 LEARNER_FILE = "learner.json"
 STATE_FILE = "method.safetensors"
+MOST_TASKS = 100_000  # of a stream, so that a damaged number is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,13 +161,16 @@ def read_saved(folder: Path) -> Saved:
     """
     file = folder / LEARNER_FILE
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = parse_json(read_text(file))
     except FileNotFoundError:
         raise ClbenchError(f"'{folder}' holds no saved run: it has no {LEARNER_FILE}") from None
     except (ValueError, OSError) as error:
         raise ClbenchError(f"{file}: cannot be read as JSON: {error}") from None
     try:
-        return Saved(RunSpec.from_dict(content["spec"]), int(content["stream_length"]), str(content["identity"]))
+        length, identity = content["stream_length"], content["identity"]
+        if type(length) is not int or not 1 <= length <= MOST_TASKS or type(identity) is not str:
+            raise TypeError(f"stream_length {length!r}, identity {identity!r}"[:200])
+        return Saved(RunSpec.from_dict(content["spec"]), length, identity)
     except ClbenchError as error:
         raise ClbenchError(f"{file}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:

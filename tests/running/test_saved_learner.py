@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -18,8 +19,11 @@ from clbench.errors import ClbenchError
 from clbench.model.backbone import load_backbone_of
 from clbench.model.tiny import save_tiny_t5
 from clbench.running.checkpoints import save_checkpoint
-from clbench.running.saved_learner import load_learner
+from clbench.running.saved_learner import load_learner, read_saved
+from clbench.settings import Settings
+from clbench.spec import RunSpec
 from tests.conftest import EXAMPLE_PLUGINS
+from tests.records.test_fuzz import VALUES, changed, places
 
 EXAMPLE_PLUGIN = EXAMPLE_PLUGINS / "l2.py"
 AVERAGE = EXAMPLE_PLUGINS / "average.py"  # its `evaluate` hook answers with an average of its weights
@@ -184,3 +188,55 @@ def test_code_of_a_backbone_runs_only_when_the_caller_says_so(saved_run, monkeyp
     assert load_learner(folder, [AVERAGE]).answer(questions) == answers
     load_learner(folder, [AVERAGE], trust_remote_code=True)
     assert [settings.trust_remote_code for settings in asked] == [False, True]
+
+
+SAVED = {"spec": RunSpec("ewc", {"strength": 1.0}, Settings()).as_dict(), "stream_length": 2, "identity": "1a"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"spec": 1, "spec": 2}', "names the key 'spec' twice"),
+        (b"\xff\xfe", "codec"),
+        (b'{"spec": 1e999}', "too large"),
+    ],
+)
+def test_learner_json_is_read_as_records_are(tmp_path, content, said):
+    (tmp_path / "learner.json").write_bytes(content)
+    with pytest.raises(ClbenchError, match=rf"learner\.json: cannot be read as JSON: .*{said}"):
+        load_learner(tmp_path)
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_learner_json_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "learner.json")
+    with pytest.raises(ClbenchError, match=r"learner\.json: .*not a regular file"):
+        load_learner(tmp_path)
+    (tmp_path / "learner.json").unlink()
+    (tmp_path / "learner.json").mkdir()
+    with pytest.raises(ClbenchError, match=r"learner\.json: "):
+        load_learner(tmp_path)
+
+
+def test_anything_in_learner_json_is_read_or_refused_in_a_line(tmp_path):
+    (tmp_path / "learner.json").write_text(json.dumps(SAVED))
+    assert read_saved(tmp_path).spec.as_dict() == SAVED["spec"]
+    errors = []
+    for place in places(SAVED):
+        for value in VALUES:
+            (tmp_path / "learner.json").write_text(json.dumps(changed(SAVED, place, value)))
+            try:
+                assert type(read_saved(tmp_path).stream_length) is int
+            except ClbenchError as error:
+                errors.append(str(error))
+    assert len(errors) > 500
+    assert "\n" not in "".join(errors)
+
+
+@pytest.mark.parametrize("name", ["method.safetensors", "adapter_model.safetensors"])
+def test_a_pipe_in_the_place_of_tensors_is_not_waited_for(saved_run, name):
+    folder, _, _ = saved_run("average", flags=("--plugin", AVERAGE), epochs=1)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ClbenchError, match="not a regular file"):
+        load_learner(folder, [AVERAGE])
