@@ -21,7 +21,7 @@ from clbench import hookspecs
 from clbench.about import About, about_of
 from clbench.data.answer_scores import METRICS, Metric
 from clbench.errors import ClbenchError, ClbenchWarning, blame, unknown
-from clbench.options import Option, list_options, restore, settle
+from clbench.options import Option, list_options, restore, settle, with_upper_bounds
 
 HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
 
@@ -46,7 +46,7 @@ class Method:
         Raises:
             ClbenchError: one of them declares what cannot be offered.
         """
-        return list_options(self.factory)
+        return with_upper_bounds(list_options(self.factory))
 
     @cached_property
     def about(self) -> About:

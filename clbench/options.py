@@ -7,7 +7,7 @@ One declaration serves the harness's settings and the methods' options, and carr
 - The type: bool, int, float, str, `int | float`, `Literal[...]`, each also `| None`. Without annotation it is the default's.
 - The text is the meaning.
 - The range is written with `annotated_types`: Ge, Gt, Le, Lt, Interval, MultipleOf, MinLen, MaxLen, Len. Numbers are finite,
-  unless the declaration holds `NonFinite()`.
+  unless the declaration holds `NonFinite()`; a method's whole numbers end somewhere (`with_upper_bounds`).
 - `Search` says where to look for a good value. A Literal of numbers and a bool need none: all values are tried.
 - `OnlyIf(form="online")` and `Unless(merge="all")` say when the option has any effect. Where it has none, giving it is refused,
   and it keeps its default, so that it makes no other run.
@@ -19,7 +19,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -29,6 +29,8 @@ from clbench.errors import ClbenchError, unknown
 
 REQUIRED = inspect.Parameter.empty
 USABLE = "bool, int, float, str, int | float or Literal, each also with None"
+MOST_ALWAYS = 10_000  # what a whole number of a method's may always be, unless its declaration says less
+MANY = 100  # times the largest number that its declaration names
 SHOWN = 60  # characters of a wrong value that a message repeats
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
 _LENGTHS = ("min_length", "max_length")
@@ -291,6 +293,28 @@ def list_options(factory: Callable[..., Any]) -> dict[str, Option]:
     for option in known.values():
         _check_conditions(option, known)
     return known
+
+
+def with_upper_bounds(known: Mapping[str, Option]) -> dict[str, Option]:
+    """Return options of which every whole number ends somewhere: what declares no `Le` or `Lt` goes up to a bound of its own.
+
+    That is a hundred times the largest number that its declaration names (default, range, search space), at least `MOST_ALWAYS`:
+    above what anybody means, and below what fills the memory or never ends.
+    """
+    return {name: _with_upper_bound(option) for name, option in known.items()}
+
+
+def _with_upper_bound(option: Option) -> Option:
+    if int not in option.types or float in option.types or {"le", "lt"} & set(option.limits):
+        return option
+    search = option.declared_search
+    named = [
+        option.default,
+        *option.limits.values(),
+        *([] if search is None else [search.low, search.high, *search.choices]),
+    ]
+    largest = max([0, *(number for number in named if type(number) is int)])
+    return replace(option, limits={**option.limits, "le": max(MOST_ALWAYS, MANY * largest)})
 
 
 def _made_defaults(factory: Callable[..., Any]) -> dict[str, Callable[[], Any]]:

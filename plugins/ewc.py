@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, Le
 from torch import Tensor
 
 from clbench import Example, Learner, OnlyIf, Search, Task, hookimpl
@@ -58,7 +58,7 @@ class EWC:
     normalise: Annotated[bool, "scale each task's F to a mean of 1, so that strength does not depend on the model"] = (
         True
     )
-    fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all", Ge(1)] = None
+    fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all", Ge(1), Le(10**6)] = None
     clip: Annotated[Literal["total", "task"], "clip the gradient with the penalty's, or the task's alone"] = "total"
     tasks: int = field(default=0, init=False)
     fisher: Tensor = field(default_factory=zero, init=False)

@@ -386,3 +386,36 @@ def test_random_text_is_taken_or_refused_in_one_line(name, text, data):
 def test_random_assignments_and_seeds_are_taken_or_refused_in_one_line(text):
     assert taken_or_refused(lambda: parse_assignments((text,)))
     assert taken_or_refused(lambda: parse_seeds(text))
+
+
+def test_a_whole_number_of_a_method_ends_somewhere():
+    def build(
+        small: Annotated[int, Ge(0)] = 3,
+        large: int = 5000,
+        searched: Annotated[int | None, Search(choices=(2, 300))] = None,
+        least: Annotated[int, Ge(2000)] = 2000,
+        declared: Annotated[int, Le(10**9)] = 1,
+        below: Annotated[int, Interval(gt=0, lt=10**7)] = 1,
+        either: int | float = 1,
+    ):
+        return small
+
+    options = Method("m", build, "here").options
+    assert {name: option.limits.get("le", option.limits.get("lt")) for name, option in options.items()} == {
+        "small": 10_000, "large": 500_000, "searched": 30_000, "least": 200_000, "declared": 10**9, "below": 10**7,
+        "either": None,
+    }  # fmt: skip
+    assert resolve(build, small="10000", searched="none")["small"] == 10_000
+    with pytest.raises(
+        ClbenchError, match="option 'small' of method 'm' takes a whole number from 0 to 10000, not 10001"
+    ):
+        resolve(build, small=10_001)
+    assert "le" not in list_options(build)["small"].limits  # the harness's own settings say where they end
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_no_whole_number_of_a_method_is_without_an_end(method):
+    for name, option in method.options.items():
+        if int in option.types and float not in option.types:
+            with pytest.raises(ClbenchError, match=f"option '{name}' of method '{method.name}' takes a whole number"):
+                method.resolve_options({name: 10**9})

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from clbench.errors import ClbenchError
 from clbench.model.backbone import Backbone, attach_adapter
 from clbench.model.fast.compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from clbench.model.fast.fused_lora import fuse_lora, restore_lora
@@ -20,7 +21,7 @@ from clbench.model.gradient_checkpointing import set_checkpointing
 from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
 from clbench.model.saved_tensors import read_tensors
 from clbench.model.weights import Weights
-from clbench.settings import Settings
+from clbench.settings import MOST_RANK, Settings
 
 Part = TypeVar("Part", bound=nn.Module)
 PARTS = "parts.safetensors"  # in the folder of a saved adapter: what a method trains besides LoRA
@@ -64,9 +65,14 @@ class Attached:
             past: frozen blocks of earlier tasks, as `Blocks.freeze` returned them; empty before the first task.
             count: trainable blocks.
             rank: rank of a block; none: the settings' one.
+
+        Raises:
+            ClbenchError: together they have a higher rank than an adapter may have.
         """
         settings, rank = self._settings, rank or self._settings.lora_rank
         ranks = count * rank
+        if ranks > MOST_RANK:
+            raise ClbenchError(f"{count} blocks of rank {rank} are one adapter of rank {ranks}; at most {MOST_RANK}")
         alpha = settings.lora_alpha * ranks / settings.lora_rank
         self.adapter = attach_adapter(self._backbone, replace(settings, lora_rank=ranks, lora_alpha=alpha))
         self._blocks = Blocks(self.model, rank, past)

@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from clbench.errors import ClbenchError
 from clbench.model.attached import Attached
 from clbench.model.backbone import Backbone
 from clbench.model.decoder import Call, is_reading, positions
 
 Vectors = Callable[[Tensor, Tensor], Tensor]
+MOST_VECTORS = 1024  # before or after a prompt's tokens; what attention costs grows with the square
+MOST_ROWS = 20_000  # vectors of all prompts together
 
 
 def hook_prompt(attached: Attached, vectors: Vectors, where: Literal["before", "after"]) -> None:
@@ -45,7 +48,7 @@ def hook_reading(attached: Attached, look: Callable[[Tensor, Tensor], None]) -> 
 def _hook_encoder(attached: Attached, vectors: Vectors, where: Literal["before", "after"]) -> None:
     def embed(encoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
         ids, mask = named["input_ids"], named["attention_mask"]
-        prompt, tokens = vectors(ids, mask), attached.model.get_input_embeddings()(ids)
+        prompt, tokens = _few(vectors(ids, mask)), attached.model.get_input_embeddings()(ids)
         embedded, seen = insert(tokens, prompt.to(tokens.dtype), mask, where)
         return arguments, {**named, "input_ids": None, "inputs_embeds": embedded, "attention_mask": seen}
 
@@ -69,7 +72,7 @@ def _hook_decoder(attached: Attached, vectors: Vectors, where: Literal["before",
         changed: dict[str, Any] = {}
         if reading := is_reading(named):
             mask = torch.ones_like(ids) if mask is None else mask  # without padding, generation gives no mask
-            prompt, tokens = vectors(ids, mask), attached.model.get_input_embeddings()(ids)
+            prompt, tokens = _few(vectors(ids, mask)), attached.model.get_input_embeddings()(ids)
             length, parts = prompt.shape[1], [prompt.to(tokens.dtype), tokens]
             embedded = torch.cat(parts if where == "before" else parts[::-1], 1)
             changed = {"input_ids": None, "inputs_embeds": embedded}
@@ -83,6 +86,19 @@ def _hook_decoder(attached: Attached, vectors: Vectors, where: Literal["before",
         return arguments, {**named, **changed}
 
     attached.hooks.append(attached.model.register_forward_pre_hook(embed, with_kwargs=True, prepend=True))
+
+
+def _few(prompt: Tensor) -> Tensor:
+    """Return the vectors of a prompt, (batch, length, width), if a model can read so many.
+
+    Raises:
+        ClbenchError: it cannot.
+    """
+    if prompt.shape[1] > MOST_VECTORS:
+        raise ClbenchError(
+            f"a soft prompt of {prompt.shape[1]} vectors is too long; at most {MOST_VECTORS} fit before a text"
+        )
+    return prompt
 
 
 def insert(tokens: Tensor, prompt: Tensor, mask: Tensor, where: Literal["before", "after"]) -> tuple[Tensor, Tensor]:
@@ -110,7 +126,12 @@ def vocabulary_rows(backbone: Backbone, count: int, generator: torch.Generator, 
 
     Args:
         most: draw from the first so many tokens of the vocabulary only (the frequent ones of most tokenizers).
+
+    Raises:
+        ClbenchError: they are more than any method needs.
     """
+    if count > MOST_ROWS:
+        raise ClbenchError(f"soft prompts of {count} vectors in all are too many; at most {MOST_ROWS}")
     table: Tensor = backbone.model.get_input_embeddings().weight
-    size = min(len(backbone.tokenizer), most or len(backbone.tokenizer))
+    size = min(len(backbone.tokenizer), most or len(backbone.tokenizer), len(table))
     return table[torch.randint(size, (count,), generator=generator).to(table.device)].detach().float()

@@ -14,11 +14,13 @@ from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
 from clbench.data.tasks import Task
 from clbench.discovery import run_manager
+from clbench.encoding.encoder import longest_answer
 from clbench.encoding.round_trip import written
 from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
 from clbench.model.frozen import Frozen
+from clbench.model.reach import check_reach
 from clbench.records import metrics
 from clbench.records.answers import AnswerRow
 from clbench.records.heartbeat import Heartbeat
@@ -62,6 +64,7 @@ def execute_run(
     choosing = settings.answers == "labels" or settings.verify_answers > 0
     for task in (task for task in tasks if choosing and task.labels):
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
+    check_texts_can_be_read(learner, tasks)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
     make_folder(files.folder)
@@ -117,6 +120,21 @@ def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) 
             f"task '{task.name}': backbone '{backbone.name}' cannot write {len(lost)} of {len(task.labels)} labels: "
             f"{lost_text(lost)}; give other labels (label_names), or another backbone"
         )
+
+
+def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task]) -> None:
+    """Check, before anything is learned, that the model can read every prompt with its answer.
+
+    Raises:
+        ClbenchError: an instruction alone is too long, a token has no embedding, or a text has more tokens than positions.
+    """
+    settings, rows, answers = learner.settings, [], []
+    for task in tasks:
+        labels = task.labels if settings.answers == "labels" else ()
+        most = learner.asker.trie(labels).depth if labels else settings.max_answer
+        rows += learner.feed.encoder.encode([*task.train, *task.test])
+        answers += [0] * len(task.train) + [most or longest_answer(question) for question in task.test]
+    check_reach(learner.backbone, rows, answers)
 
 
 def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> Record:

@@ -247,3 +247,22 @@ def test_weights_that_are_not_finite_are_named_with_what_may_help(clbench, tiny_
     expect_error(
         result, "is not finite, first seen in step 2; before that a weight had grown to inf: try a lower learning rate"
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("l2p", ["pool=1000000000"], "option 'pool' of method 'l2p' takes a whole number from 1 to 10000, not"),
+        ("l2p", ["pool=10000", "length=3"], "soft prompts of 30000 vectors in all are too many; at most 20000"),
+        ("l2p", ["pool=4", "top=4", "length=300"], "a soft prompt of 1200 vectors is too long; at most 1024"),
+        ("lfpt5", ["prompt_length=1000000000"], "option 'prompt_length' of method 'lfpt5' takes a whole number from 1 to 30000"),
+        ("lfpt5", ["prompt_length=1025"], "a soft prompt of 1025 vectors is too long; at most 1024"),
+        ("moelora", ["experts=10000"], "10000 blocks of rank 2 are one adapter of rank 20000; at most 4096"),
+        ("sapt", ["bottleneck=1000000000"], "option 'bottleneck' of method 'sapt' takes a whole number from 1 to 20000"),
+        ("vrmcl", ["inner_steps=1000000000"], "option 'inner_steps' of method 'vrmcl' takes a whole number from 1 to 10000"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_size_that_no_machine_has(clbench, tiny_run, method, options, message):
+    words = [word for option in options for word in ("--set", option)]
+    expect_error(clbench(*tiny_run, "--method", method, "--stream", "sst-2", *words), message)

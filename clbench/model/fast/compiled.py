@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from clbench.encoding.batches import Batch
-from clbench.errors import ClbenchError, one_line
+from clbench.errors import ClbenchError, ClbenchWarning, one_line
 from clbench.model.fast.fused_lora import has_hooks
 from clbench.model.loss import full_loss
 from clbench.model.weights import Weights
@@ -22,6 +22,10 @@ from clbench.settings import Settings
 Replay = Callable[..., Tensor]  # from weights, input_ids, attention_mask, labels to the loss
 Capture = Callable[[Replay, tuple[Tensor, ...]], Replay]
 SIGHTINGS = 3  # of a shape, before a graph is made for it
+SLOW = (
+    "--compile default: a run's first steps wait for the compiler, for minutes on a CPU; it compiles once for batches of all "
+    "lengths, and again where a method puts hooks on the model or takes them off"
+)
 MOST = 64  # graphs; each holds its share of one pool of memory
 
 
@@ -46,6 +50,7 @@ def compiled_loss(kind: str, model: nn.Module, weights: Weights | None) -> Compi
         weights: the trained weights; None if something else can change what the model computes, which rules out graphs.
     """
     if kind == "default":
+        warnings.warn(SLOW, ClbenchWarning, stacklevel=2)
         return CompiledLoss(model)
     return GraphedLoss(model, weights) if kind == "cudagraphs" and weights is not None else None
 

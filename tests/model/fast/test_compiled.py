@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from clbench.errors import ClbenchWarning
 from clbench.learning.learner import Learner
 from clbench.model.backbone import merged
+from clbench.model.fast import compiled
 from clbench.model.fast.compiled import SIGHTINGS, CompiledLoss, CudaCapture, GraphedLoss
 from clbench.settings import Settings
 from tests.conftest import add_lora
@@ -215,3 +217,12 @@ def test_real_graphs_train_to_the_same_weights(backbone, toy_tasks):
 
 def replace_device(backbone):
     return replace(backbone, model=backbone.model.cuda(), device=torch.device("cuda"))
+
+
+def test_what_torch_compile_does_first_is_said(monkeypatch, make_learner):
+    monkeypatch.setattr(compiled, "CompiledLoss", lambda model: "compiled")  # what is said before it begins
+    with pytest.warns(
+        ClbenchWarning, match="--compile default: a run's first steps wait for the compiler, for minutes"
+    ):
+        learner = make_learner(compile="default")
+    assert learner.attached.compiled == "compiled"
