@@ -7,6 +7,9 @@ from torch import Tensor
 from clbench.model.weights import Weights
 
 GROWN = 1.0  # nats by which the loss must end above its start to be more than noise between batches
+WORSE = (
+    0.5  # the same for rows that are the same before and after; a method may hold its weights back, and learn nothing
+)
 MOST = 16  # steps over whose losses a phase's start and end are averaged: a quarter of them, at most so many
 HUGE = 100.0  # no trained weight comes near it: LoRA's are around 0.1
 
@@ -34,6 +37,27 @@ def growth(losses: Tensor) -> tuple[float, float] | None:
     """Return the mean loss at the start and at the end of a phase that ended above its start, and None of any other."""
     found = ends(losses)
     return found if found is not None and found[1] > found[0] + GROWN else None
+
+
+def worsened(before: float, after: float) -> bool:
+    """Return whether the loss of the same rows is higher after training on them than before, or no number any more."""
+    return not after <= before + WORSE
+
+
+def blew_up(losses: Tensor, blind: float) -> tuple[float, float] | None:
+    """Return the first and the largest loss of a phase whose updates have wrecked the model on the way, and None of any other.
+
+    Its loss is then far above both the first one and what guessing blindly costs, whatever it comes down to later: a model that
+    gives the same answer to everything has a small loss as well.
+
+    Args:
+        blind: the loss of a model to which all tokens are alike: the logarithm of their number.
+    """
+    known = losses[losses.isfinite()]
+    if not len(known):
+        return None
+    first, largest = float(known[0]), float(known.max())
+    return (first, largest) if largest > max(2 * first, blind + GROWN) else None
 
 
 def first_not_finite(weights: Weights, vector: Tensor) -> str | None:

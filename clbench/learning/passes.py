@@ -51,6 +51,16 @@ class Passes:
             loss.register_hook(self.cost.count_backward)
         return loss
 
+    def mean_loss(self, examples: Sequence[Example]) -> float:
+        """Return the mean loss over the examples' target tokens, without dropout, as no part of a method's cost."""
+        model = self._attached.model
+        training, total = model.training, 0.0
+        with torch.no_grad():
+            for batch in self._feed.once(examples):
+                total += float(batch_loss(model, model, batch)) * batch.share
+        model.train(training)
+        return total
+
     def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).
 

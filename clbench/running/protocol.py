@@ -29,6 +29,8 @@ from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.remarks import on_losses
 from clbench.settings import Settings
 
+LOOKED_AT = 32  # training rows of a task whose loss before and after it is compared
+
 
 @dataclass(eq=False)
 class Progress:
@@ -110,6 +112,8 @@ class Run:
         Raises:
             ClbenchError: the method fails, reports nothing, or leaves weights that are not finite.
         """
+        some = task.train[:: max(1, len(task.train) // LOOKED_AT)][:LOOKED_AT]
+        before = self.learner.passes.mean_loss(some)
         self.learner.begin_task(index, task)
         begin = time.perf_counter()
         try:
@@ -124,7 +128,8 @@ class Run:
         seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
         self.progress.learn_seconds.append(round(seconds, 3))
         self.progress.learned.append(learned)
-        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses))
+        after, tokens = self.learner.passes.mean_loss(some), len(self.learner.tokenizer)
+        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses, before, after, tokens))
         self.progress.losses.append(loss_curve(self.learner.losses))
 
     def _learned(self, task: Task) -> dict[str, float]:

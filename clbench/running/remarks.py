@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from clbench.data.answer_scores import Metric, lost_answers, lost_text
 from clbench.data.tasks import Task
 from clbench.discovery import Method
-from clbench.learning.divergence import growth
+from clbench.learning.divergence import blew_up, worsened
 from clbench.records.record import Mark
 
 
@@ -23,13 +24,23 @@ class Remark:
     note: str
 
 
-def on_losses(task: Task, phases: Sequence[Tensor]) -> list[Remark]:
-    """Remark that a task's loss ended above its start; `phases` are the losses of each step of each phase."""
-    grown = [ends for losses in phases if (ends := growth(losses)) is not None]
-    return [
-        Remark("diverged", f"diverged on task '{task.name}': the loss rose from {start:.3g} to {end:.3g}")
-        for start, end in grown[:1]
-    ]
+def on_losses(task: Task, phases: Sequence[Tensor], before: float, after: float, tokens: int) -> list[Remark]:
+    """Remark that learning a task made it worse at the task, or wrecked the model on the way.
+
+    Args:
+        phases: the losses of each step of each phase.
+        before: the mean loss of some of the task's training rows when its training began.
+        after: that of the same rows when it had ended.
+        tokens: that the model chooses among.
+    """
+    wrecked = [rise for losses in phases if (rise := blew_up(losses, math.log(tokens))) is not None]
+    if worsened(before, after):
+        how = f"the loss rose from {before:.3g} to {after:.3g}"
+    elif wrecked:
+        how = f"the loss rose from {wrecked[0][0]:.3g} to {wrecked[0][1]:.3g} on the way, and ended at {after:.3g}"
+    else:
+        return []
+    return [Remark("diverged", f"diverged on task '{task.name}': {how}")]
 
 
 def on_answers(tasks: Sequence[Task], last: Mapping[str, Sequence[str]]) -> list[Remark]:

@@ -1,14 +1,15 @@
 """Training that goes wrong is said: in the error where numbers are not finite, else in record and leaderboard."""
 
 import math
+import re
 
 import pytest
 import torch
 
-from clbench.learning.divergence import NotFiniteError, describe, growth
+from clbench.learning.divergence import NotFiniteError, blew_up, describe, growth, worsened
 from clbench.records.files import read_record
 from clbench.reports.leaderboard import make_rows, pivot
-from clbench.running.remarks import on_answers
+from clbench.running.remarks import on_answers, on_losses
 from tests.records.examples import record
 
 POISON = """
@@ -90,14 +91,64 @@ def test_the_learning_rate_is_blamed_where_it_is_to_blame(make_learner):
     assert "first seen in step 2" in late
 
 
-def test_a_run_that_diverged_says_so_everywhere(clbench, tiny_run, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [(4, 4.4, False), (4, 4.6, True), (4, 0.1, False), (0.1, 0.5, False), (4, math.nan, True), (4, math.inf, True)],
+)
+def test_the_same_rows_are_compared(before, after, worse, toy_tasks):
+    assert worsened(before, after) == worse
+    assert [remark.mark for remark in on_losses(toy_tasks[0], [], before, after, 600)] == ["diverged"] * worse
+
+
+BLIND = math.log(12_000)  # of the embedded model
+WRECKED = [4.33, 4.38, 6.61, 15.3, 6.33, 5.84, 8.69, 2.99, 1.13, 0.58, 0.46]  # at rate 1 it learned to say one thing
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        (WRECKED, (4.33, 15.3)),
+        ([3.65, 8.27, 5.24, 3.2, 1.0], None),  # batches differ
+        ([4, 10.3, 1], None),
+        ([8, 15.9, 1], None),  # its rows were hard from the beginning
+        ([math.nan, 4, math.inf, 12], (4, 12)),
+        ([], None),
+    ],
+)
+def test_a_model_that_is_wrecked_on_the_way(losses, found, toy_tasks):
+    rise = blew_up(torch.tensor(losses), BLIND)
+    assert rise == (None if found is None else pytest.approx(found))
+    remarks = on_losses(toy_tasks[0], [torch.tensor([4.0, 3.0]), torch.tensor(losses)], 4.3, 0.5, 12_000)
+    assert [remark.mark for remark in remarks] == ([] if found is None else ["diverged"])
+    if found is not None:
+        assert remarks[0].note.endswith(f"from {found[0]:.3g} to {found[1]:.3g} on the way, and ended at 0.5")
+
+
+def test_the_loss_of_rows_is_that_of_the_learner_and_costs_nothing(make_learner, toy_tasks):
+    learner = make_learner(lora_dropout=0.5, batch_size=5)
+    rows, state = toy_tasks[0].train[:12], torch.get_rng_state()
+    learner.model.train()
+    found = learner.passes.mean_loss(rows)
+    assert learner.model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert learner.cost.rows == learner.cost.forward_rows == 0
+    learner.model.eval()
+    with torch.no_grad():
+        assert found == pytest.approx(float(learner.loss(learner.feed.batch(rows))), rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.3, 1, 10])
+def test_a_run_that_diverged_says_so_everywhere(clbench, tiny_run, tmp_path, rate):
+    """Two steps a task: their losses do not know yet what the last update does."""
     words = [*tiny_run, "--method", "seqlora", "--stream", "sst-2,agnews", "--backbone", "mini"]
-    result = clbench(*words, "--learning-rate", "10")
+    result = clbench(*words, "--learning-rate", rate)
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("results/*[0-9a-f].json")
     found = read_record(path)
     assert "diverged" in found.marks
-    assert found.notes[0].startswith("diverged on task 'sst-2': the loss rose from ")
+    rise = re.fullmatch(r"diverged on task 'sst-2': the loss rose from (\S+) to (\S+)", found.notes[0])
+    assert float(rise[1]) == pytest.approx(4.3, abs=0.5)  # of the model as it was
+    assert float(rise[2]) > float(rise[1]) + 1
     output = " ".join(result.output.split())
     assert ", diverged" in output
     assert "warning: diverged on task 'sst-2'" in output

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -60,6 +63,18 @@ def torture(scene: Scene, kind: Kind, count: int, seed: int) -> Row:
     return Row(kind.name, len(verdicts), [one for one in verdicts if one], time.monotonic() - begin)
 
 
+def in_turn(scene: Scene, chosen: Sequence[Kind], counts: Sequence[int], seed: int, jobs: int) -> Iterator[Row]:
+    """Do kinds of torture, so many at the same time, the long ones first; yield their rows in the order of the kinds.
+
+    The processes are forked here and fork in turn, so that imports and model are there once.
+    """
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+        by_length = sorted(range(len(chosen)), key=lambda number: -counts[number])
+        rows = {number: pool.submit(torture, scene, chosen[number], counts[number], seed) for number in by_length}
+        for number in range(len(chosen)):
+            yield rows[number].result()
+
+
 def as_table(rows: Sequence[Row]) -> str:
     """Return the rows and their sum as a markdown table."""
     total = Row("all", sum(row.tried for row in rows), [line for row in rows for line in row.lost], 0.0)
@@ -73,21 +88,24 @@ def as_table(rows: Sequence[Row]) -> str:
     "--scale", type=float, default=1.0, help="Of each kind so many times the size's number (all kinds at least once)."
 )
 @click.option("--only", multiple=True, help="A kind, by any part of its name; can be repeated.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=os.cpu_count(), show_default=True, help="Kinds at the same time."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random.")
 @click.option(
     "--keep", type=click.Path(path_type=Path), help="A new folder in which what was lost is kept. [none is kept]"
 )
-def battery(size: str, scale: float, only: tuple[str, ...], seed: int, keep: Path | None) -> None:
+def battery(size: str, scale: float, only: tuple[str, ...], jobs: int, seed: int, keep: Path | None) -> None:
     """Torture clbench; end with exit code 1 if anything was lost."""
     folder = keep or Path(tempfile.mkdtemp(prefix="clbench-torture-"))
     try:
         scene = Scene(folder.resolve())
         scene.measure()
         chosen = [kind for kind in KINDS if not only or any(part in kind.name for part in only)]
+        counts = [max(1, round(scale * getattr(kind, size))) for kind in chosen]
         rows = []
-        for kind in chosen:
-            row = torture(scene, kind, max(1, round(scale * getattr(kind, size))), seed)
-            click.echo(f"{kind.name}: {row.tried} tried, {len(row.lost)} lost, {row.seconds:.0f} s", err=True)
+        for row in in_turn(scene, chosen, counts, seed, jobs):
+            click.echo(f"{row.kind}: {row.tried} tried, {len(row.lost)} lost, {row.seconds:.0f} s", err=True)
             for line in row.lost:
                 click.echo(f"  {line}", err=True)
             rows.append(row)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,17 +43,42 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         os.environ.update({"HF_HUB_OFFLINE": "1", "CLBENCH_CACHE": "none", "COLUMNS": "200"})
         torch.set_num_threads(1)
-        self.folder, self._numbers = folder, count()
+        self.folder, self._made = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
         self.tiny = save_tiny_t5(folder / "t5", vocabulary=400)
         backbone = load_backbone(str(self.tiny), "cpu")
         mock.patch.object(maker, "load_backbone_of", return_value=backbone).start()  # each child has a copy of its own
-        gc.collect()
-        gc.freeze()  # a child's collector need not visit what the parent has made
         self.whole = folder / "whole"
         ending = run(self.command(self.whole, seeds="2"))
         assert ending.code == 0, ending.errors
+        self._import_what(self.command(folder / "warm"), *self._readers())
+        gc.collect()
+        gc.freeze()  # a child's collector need not visit what the parent has made
         self.seconds, self.events = 0.0, 0
+
+    def _readers(self) -> Iterator[Callable[[], Any]]:
+        """Yield commands that read records."""
+        page = str(self.folder / "warm.html")
+        for words in (["leaderboard", "--significance"], ["compare"], ["report", "-o", page]):
+            yield lambda words=words: main([*words, "--results", str(self.whole)])  # type: ignore[misc]
+
+    def _import_what(self, *acts: Callable[[], Any]) -> None:
+        """Import here what these acts import, so that no child does it again; nothing else is shared with the children."""
+        for number, act in enumerate(acts):
+            listed = self.folder / f"modules{number}"
+
+            def tell(act: Callable[[], Any] = act, listed: Path = listed) -> None:
+                try:
+                    act()
+                finally:
+                    listed.write_text("\n".join(sys.modules))
+
+            ending = run(tell)
+            assert ending.code == 0, ending.errors
+            for name in listed.read_text().split("\n"):
+                if name not in sys.modules and "__main__" not in name:
+                    with suppress(ImportError):  # some are made by others, under a name that cannot be imported
+                        importlib.import_module(name)
 
     def measure(self) -> None:
         """Find out how long the run of seed 1 takes, and how many file events it has."""
@@ -74,7 +100,8 @@ class Scene:
 
     def new_folder(self) -> Path:
         """Return the path of a folder that there is not."""
-        return self.folder / f"f{next(self._numbers)}"
+        self._made += 1
+        return self.folder / f"f{os.getpid()}-{self._made}"  # two processes may share a scene
 
     def words(self, results: Path, *more: str, seeds: str = "1,", method: str = "lorareplay") -> list[str]:
         """Return the words of the run."""
