@@ -75,7 +75,7 @@ class OwnTask:
             place = f"{path}: row {number}"
             passage = self.template.passage(cells(row, self.template.columns, place))
             answers = tuple(self.label_names.get(answer, answer) for answer in _answers(row, self.target, place))
-            rows.append(Row(passage.rstrip(), answers, place))
+            rows.append(Row(passage.rstrip(), answers, place, number))
         return rows
 
 

@@ -15,7 +15,8 @@ class Example:
 
     The prompt is `head + passage + tail`; the passage alone may be shortened. `references` are the answers that count as
     right where there are several, among them `target`, the one to train on. `max_answer` is the length of the task's
-    answers in tokens, none where the task does not say.
+    answers in tokens, none where the task does not say. `id` names its row in the task's data ('test:17'); two examples that
+    differ in it alone are equal.
     """
 
     head: str
@@ -24,6 +25,7 @@ class Example:
     tail: str = SUFFIX
     references: tuple[str, ...] = ()
     max_answer: int | None = None
+    id: str = field(default="", compare=False)
 
     @property
     def prompt(self) -> str:
@@ -68,9 +70,9 @@ class TaskSpec:
     unlabelled: tuple[str, ...] = ()
     hub: HubData | None = None
 
-    def example(self, passage: str, target: str, references: tuple[str, ...] = ()) -> Example:
+    def example(self, passage: str, target: str, references: tuple[str, ...] = (), id: str = "") -> Example:
         """Return one example in the task's prompt form."""
-        return Example(self.head, passage.rstrip(), target, self.tail, references, self.max_answer)
+        return Example(self.head, passage.rstrip(), target, self.tail, references, self.max_answer, id)
 
 
 @dataclass(frozen=True)
