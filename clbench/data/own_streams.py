@@ -173,6 +173,7 @@ def _read_task(path: Path, name: str, table: object, version: int) -> OwnTask:
         metric=table.get("metric", "exact_match" if labels else "rouge_l"),
         tail=template.tail,
         max_answer=longest,
+        template=template.text,
     )
     files = {split: path.parent / table[split] for split in ("train", "test")}
     return OwnTask(spec, files, template, table["target"], label_names)

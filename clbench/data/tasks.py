@@ -56,7 +56,8 @@ class TaskSpec:
     """What `tasks/*.toml` or a user's stream says of a task: its prompt, its label set (none: free text), its metric.
 
     `metric_mixed` is the metric of the protocol that scores some tasks otherwise (`--superni-metric mixed`); `max_answer`
-    the tokens of its longest answer; `unlabelled` the marks that public data has in place of an answer.
+    the tokens of its longest answer; `unlabelled` the marks that public data has in place of an answer; `template` the prompt of
+    a user's own task over the columns of its files, of which head and tail are the ends.
     """
 
     name: str
@@ -69,6 +70,7 @@ class TaskSpec:
     max_answer: int | None = None
     unlabelled: tuple[str, ...] = ()
     hub: HubData | None = None
+    template: str | None = None
 
     def example(self, passage: str, target: str, references: tuple[str, ...] = (), id: str = "") -> Example:
         """Return one example in the task's prompt form."""

@@ -104,6 +104,16 @@ def row_scores(answers: Sequence[Answer], metric: str, known: Mapping[str, Metri
     return [score_answers(metric, [answer.text], [answer.accepted], known) for answer in answers]
 
 
+def scores_of(answers: Sequence[Answer], metric: str, known: Mapping[str, Metric] = METRICS) -> list[float]:
+    """Return the score of each answer, in percent; by a metric that is not known here, the stored one.
+
+    Raises:
+        ClbenchError: the metric is not known, and no score is stored.
+    """
+    stored = [answer.score for answer in answers if answer.score is not None]
+    return stored if metric not in known and len(stored) == len(answers) else row_scores(answers, metric, known)
+
+
 def mean(values: Sequence[float]) -> float:
     """Return the mean of scores as a run computes it: their sum in order over their number."""
     return sum(values) / len(values)

@@ -72,10 +72,10 @@ def execute_run(
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
             run.check_complete()
-            if save_adapter:
-                write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
             changed = frozen.changed()
             record = record_of(run, audit, remarks_on(run, changed))
+            if save_adapter:
+                write_folder_atomically(files.adapter, partial(save_learner, run, record))
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
             files.failure.unlink(missing_ok=True)
