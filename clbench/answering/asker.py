@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
@@ -29,6 +29,7 @@ from clbench.model.backbone import Backbone, merged
 from clbench.settings import Settings
 
 Way = Literal["generate", "labels"]
+Found = TypeVar("Found")
 CPU_PADDING = 64  # tokens that cost a CPU about as much as a batch's pass for one token of its answers
 
 
@@ -91,6 +92,28 @@ class Asker:
             return self._choose(examples, self.trie(labels))
         return self._generate(examples, most or self._settings.max_answer, sampling)
 
+    def probabilities(self, examples: Sequence[Example], labels: Sequence[str]) -> list[list[float]]:
+        """Return for each example the probability of each label as the whole answer, among the labels alone.
+
+        Raises:
+            ClbenchError: there is no memory for a single question.
+        """
+        targets = self._encoder.encode([Example("", "", label, "") for label in labels])
+        longest = max(len(target.labels) for target in targets)
+
+        def ask(rows: list[Encoded], _: int) -> list[list[float]]:
+            """Score one label after the other, so that a batch is no larger than one of answers."""
+            columns = []
+            for target in targets:
+                batch = self._backbone.collate([Encoded(row.input_ids, target.labels) for row in rows])
+                inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+                scores = self._backbone.model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+                columns.append(scores.gather(-1, batch.labels[..., None]).sum((1, 2)))
+            chances: list[list[float]] = torch.stack(columns, 1).softmax(1).tolist()
+            return chances
+
+        return self._in_batches(examples, [longest] * len(examples), ask)
+
     def trie(self, labels: Sequence[str]) -> LabelTrie:
         """Return the trie of labels; their tokens are those that a target of training has.
 
@@ -148,8 +171,8 @@ class Asker:
         return tokens[:, prompt:]
 
     def _in_batches(
-        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[list[Encoded], int], list[str]]
-    ) -> list[str]:
+        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[list[Encoded], int], list[Found]]
+    ) -> list[Found]:
         """Return what `ask` answers to batches of questions, in the order of the questions.
 
         A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most
@@ -161,7 +184,8 @@ class Asker:
             ask: from the rows of a batch and the length of their answers to the answers.
         """
         encoded = self._encoder.encode(examples)
-        answers, waiting = [""] * len(encoded), defaultdict(list)
+        answers: list[Any] = [None] * len(encoded)
+        waiting = defaultdict(list)
         for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
             waiting[longest[index]].append(index)
         padding = math.inf  # on a GPU passes are what costs
@@ -187,8 +211,8 @@ class Asker:
 
 
 def _unless_out_of_memory(
-    ask: Callable[[list[Encoded], int], list[str]], rows: list[Encoded], longest: int
-) -> list[str] | None:
+    ask: Callable[[list[Encoded], int], list[Found]], rows: list[Encoded], longest: int
+) -> list[Found] | None:
     """Return the answers, None where memory ran out; by then everything that the attempt had made is let go."""
     try:
         return ask(rows, longest)

@@ -8,6 +8,7 @@ from clbench import __version__
 from clbench.cli.data import audit, streams
 from clbench.cli.doctor import doctor
 from clbench.cli.ending import TRACEBACK, Command
+from clbench.cli.explain import explain
 from clbench.cli.methods import check_method, methods
 from clbench.cli.papers import reproduce
 from clbench.cli.pictures import plot, report
@@ -15,6 +16,7 @@ from clbench.cli.presets import presets
 from clbench.cli.records import compare, leaderboard, rescore, show
 from clbench.cli.run import run
 from clbench.cli.sweep import sweep
+from clbench.cli.use import export, predict
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "CLBENCH"}
 
@@ -28,5 +30,5 @@ def main() -> None:
 
 for command in (run, sweep, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
     main.add_command(command)
-for command in (presets, reproduce, plot, report, doctor):
+for command in (presets, reproduce, plot, report, doctor, predict, export, explain):
     main.add_command(command)

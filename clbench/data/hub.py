@@ -107,7 +107,7 @@ def _rows(hub: HubData, table: Any, place: str, seed: int) -> list[Row]:
     for index, row in zip(sorted(chosen), table.select(sorted(chosen)).to_list(), strict=True):
         where = f"{place}: row {index}"
         passage = template.fill(cells(row, template.columns, where))
-        rows.append(Row(passage.rstrip(), (names[str(row[hub.label])],), where))
+        rows.append(Row(passage.rstrip(), (names[str(row[hub.label])],), where, index))
     return rows
 
 

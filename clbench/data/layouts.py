@@ -67,7 +67,7 @@ def read_rkif(path: Path, spec: TaskSpec) -> list[Row]:
     for number, row in enumerate(json_rows(path, read_json(path))):
         place = f"{path}: row {number}"
         passage = text_field(place, row, "input").rstrip().removesuffix(SUFFIX.strip())
-        rows.append(Row(passage.rstrip(), (text_field(place, row, "output").strip(),), place))
+        rows.append(Row(passage.rstrip(), (text_field(place, row, "output").strip(),), place, number))
     return rows
 
 
@@ -77,7 +77,7 @@ def read_olora(path: Path, spec: TaskSpec) -> list[Row]:
     for number, row in enumerate(json_rows(path, read_json(path))):
         place = f"{path}: row {number}"
         answers = (text_field(place, row, "label").strip(),)
-        rows.append(Row(text_field(place, row, "sentence").rstrip(), answers, place))
+        rows.append(Row(text_field(place, row, "sentence").rstrip(), answers, place, number))
     return rows
 
 
@@ -93,7 +93,7 @@ def read_sapt(path: Path, spec: TaskSpec) -> list[Row]:
         place = f"{path}: row {number}"
         answers = [answer.strip() for answer in _outputs(place, row)]
         passage = text_field(place, row, "input").strip()
-        rows.append(Row(passage, tuple(renamed.get(answer, answer) for answer in answers), place))
+        rows.append(Row(passage, tuple(renamed.get(answer, answer) for answer in answers), place, number))
     return rows
 
 

@@ -74,7 +74,7 @@ class OwnTask:
             place = f"{path}: row {number}"
             passage = self.template.passage(cells(row, self.template.columns, place))
             answers = tuple(self.label_names.get(answer, answer) for answer in _answers(row, self.target, place))
-            rows.append(Row(passage.rstrip(), answers, place))
+            rows.append(Row(passage.rstrip(), answers, place, number))
         return rows
 
 
@@ -172,6 +172,7 @@ def _read_task(path: Path, name: str, table: object, version: int) -> OwnTask:
         metric=table.get("metric", "exact_match" if labels else "rouge_l"),
         tail=template.tail,
         max_answer=longest,
+        template=template.text,
     )
     files = {split: path.parent / table[split] for split in ("train", "test")}
     return OwnTask(spec, files, template, table["target"], label_names)

@@ -14,11 +14,12 @@ from clbench.errors import ClbenchError
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data file: the question's text, the answers that count as right, and where it stands."""
+    """One row of a data file: the question's text, the answers that count as right, where it stands, and its number there."""
 
     passage: str
     answers: tuple[str, ...]
     place: str = ""
+    number: int = 0
 
 
 def read_text(path: Path) -> str:

@@ -90,7 +90,7 @@ def _toy_rows(spec: TaskSpec, split: str) -> list[Row]:
     if split == "dev":
         return []
     return [
-        Row(passage, (target,), f"toy {spec.name} {split}: row {number}")
+        Row(passage, (target,), f"toy {spec.name} {split}: row {number}", number)
         for number, (passage, target) in enumerate(toy_rows(spec.name, split))
     ]
 
@@ -131,13 +131,16 @@ def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_met
     elif limit is None:
         limit = source.train_rows
     train = choose_rows(pool, limit, train_seed, balanced)
-    test = validation if selection.evaluate_on == "validation" else _test_rows(source, spec, selection.limit_test)
+    validated = tuple(question(spec, row, "train") for row in validation)
+    tested = validated
+    if selection.evaluate_on == "test":
+        tested = tuple(question(spec, row, "test") for row in _test_rows(source, spec, selection.limit_test))
     chooser = random.Random(derive_seed("reference", selection.seed, spec.name))
     return Task(
         spec.name,
-        tuple(spec.example(row.passage, chooser.choice(row.answers)) for row in train),
-        tuple(question(spec, row) for row in test),
-        tuple(question(spec, row) for row in validation),
+        tuple(spec.example(row.passage, chooser.choice(row.answers), id=row_id("train", row)) for row in train),
+        tested,
+        validated,
         spec.labels,
         spec.metric_mixed or spec.metric if superni_metric == "mixed" else spec.metric,
     )
@@ -151,9 +154,15 @@ def _test_rows(source: Source, spec: TaskSpec, limit: int | None) -> list[Row]:
     return choose_rows(rows, limit, seed, bool(spec.labels))
 
 
-def question(spec: TaskSpec, row: Row) -> Example:
-    """Return a row as an example whose every answer counts as right."""
-    return spec.example(row.passage, row.answers[0], row.answers if len(row.answers) > 1 else ())
+def question(spec: TaskSpec, row: Row, split: str) -> Example:
+    """Return a row of a split as an example whose every answer counts as right."""
+    references = row.answers if len(row.answers) > 1 else ()
+    return spec.example(row.passage, row.answers[0], references, row_id(split, row))
+
+
+def row_id(split: str, row: Row) -> str:
+    """Return the name of a row within its task: 'test:17', the rows of a file counted from 0."""
+    return f"{split}:{row.number}"
 
 
 def is_blank(spec: TaskSpec, row: Row) -> bool:

@@ -1,11 +1,15 @@
-"""Tables in files: json, jsonl, csv, tsv, parquet, each as a list of rows by column, read whole or refused."""
+"""Tables in files: json, jsonl, csv, tsv, parquet, each as a list of rows by column, read whole or refused; and written."""
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from clbench.atomic import make_folder, write_atomically
 from clbench.data.rows import first_twice, json_rows, parse_json, read_json, read_text
 from clbench.errors import ClbenchError, unknown
 
@@ -122,3 +126,58 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ClbenchError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
     return rows
+
+
+def check_writable(path: Path) -> None:
+    """Check that a table can be written under a name.
+
+    Raises:
+        ClbenchError: its ending is of no known format.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise ClbenchError(f"{path}: {unknown('format', path.suffix, WRITERS)}")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a data file by its ending, atomically; `read_table` reads the same rows, of csv and tsv their texts.
+
+    Raises:
+        ClbenchError: the ending is of no known format, or the file cannot be written.
+    """
+    check_writable(path)
+    make_folder(path.parent)
+    write_atomically(path, lambda temporary: WRITERS[path.suffix.lower()](temporary, rows))
+
+
+def _write_json(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text(json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], delimiter: str = ",") -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow  # here: slow to import
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    except pyarrow.ArrowException as error:
+        raise ClbenchError(f"{path}: cannot be written as parquet: {error}") from None
+
+
+WRITERS: Mapping[str, Callable[[Path, Sequence[Mapping[str, Any]]], None]] = MappingProxyType({
+    ".json": _write_json,
+    ".jsonl": _write_jsonl,
+    ".csv": _write_csv,
+    ".tsv": partial(_write_csv, delimiter="\t"),
+    ".parquet": _write_parquet,
+})  # fmt: skip

@@ -15,7 +15,8 @@ class Example:
 
     The prompt is `head + passage + tail`; the passage alone may be shortened. `references` are the answers that count as
     right where there are several, among them `target`, the one to train on. `max_answer` is the length of the task's
-    answers in tokens, none where the task does not say.
+    answers in tokens, none where the task does not say. `id` names its row in the task's data ('test:17'); two examples that
+    differ in it alone are equal.
     """
 
     head: str
@@ -24,6 +25,7 @@ class Example:
     tail: str = SUFFIX
     references: tuple[str, ...] = ()
     max_answer: int | None = None
+    id: str = field(default="", compare=False)
 
     @property
     def prompt(self) -> str:
@@ -54,7 +56,8 @@ class TaskSpec:
     """What `tasks/*.toml` or a user's stream says of a task: its prompt, its label set (none: free text), its metric.
 
     `metric_mixed` is the metric of the protocol that scores some tasks otherwise (`--superni-metric mixed`); `max_answer`
-    the tokens of its longest answer; `unlabelled` the marks that public data has in place of an answer.
+    the tokens of its longest answer; `unlabelled` the marks that public data has in place of an answer; `template` the prompt of
+    a user's own task over the columns of its files, of which head and tail are the ends.
     """
 
     name: str
@@ -67,10 +70,11 @@ class TaskSpec:
     max_answer: int | None = None
     unlabelled: tuple[str, ...] = ()
     hub: HubData | None = None
+    template: str | None = None
 
-    def example(self, passage: str, target: str, references: tuple[str, ...] = ()) -> Example:
+    def example(self, passage: str, target: str, references: tuple[str, ...] = (), id: str = "") -> Example:
         """Return one example in the task's prompt form."""
-        return Example(self.head, passage.rstrip(), target, self.tail, references, self.max_answer)
+        return Example(self.head, passage.rstrip(), target, self.tail, references, self.max_answer, id)
 
 
 @dataclass(frozen=True)

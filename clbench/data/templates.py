@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from clbench.data.rows import whole
+from clbench.data.tasks import Example, TaskSpec
 from clbench.errors import ClbenchError, unknown
 
 
@@ -91,3 +92,37 @@ def cell(row: Mapping[str, Any], column: str, place: str) -> str:
 def cells(row: Mapping[str, Any], columns: Iterable[str], place: str) -> dict[str, str]:
     """Return a row's values in the columns as texts."""
     return {column: cell(row, column, place) for column in columns}
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """How a task asks about a row that it has never seen: its template, its labels (none: free text), the tokens of an answer."""
+
+    task: str
+    template: str
+    labels: tuple[str, ...] = ()
+    max_answer: int | None = None
+
+    def example(self, row: Mapping[str, Any], place: str) -> Example:
+        """Return a row as a question without an answer.
+
+        Raises:
+            ClbenchError: the row lacks a column of the template, or the template names none.
+        """
+        template = Template(self.template)
+        if not template.columns:
+            raise ClbenchError(
+                f"the prompt {self.template[:60]!r} names no column; write {{text}} where 'text' belongs"
+            )
+        passage = template.passage(cells(row, template.columns, place))
+        return Example(template.head, passage.rstrip(), "", template.tail, max_answer=self.max_answer)
+
+
+def prompt_of(spec: TaskSpec) -> TaskPrompt:
+    """Return how a task asks; one that is no user's own has a single column, `text`."""
+    template = spec.template or f"{_literal(spec.head)}{{text}}{_literal(spec.tail)}"
+    return TaskPrompt(spec.name, template, spec.labels, spec.max_answer)
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

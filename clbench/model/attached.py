@@ -7,19 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clbench.errors import ClbenchError
-from clbench.model.backbone import Backbone, attach_adapter
+from clbench.model.backbone import Backbone, attach_adapter, tied_weights
+from clbench.model.backbone_files import public_name
 from clbench.model.fast.compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
 from clbench.model.fast.fused_lora import fuse_lora, restore_lora
 from clbench.model.fast.fused_norms import fuse_norms, restore_norms
 from clbench.model.gradient_checkpointing import set_checkpointing
 from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
-from clbench.model.saved_tensors import read_tensors
+from clbench.model.quantized import is_quantized
+from clbench.model.saved_tensors import name_some, read_tensors
 from clbench.model.weights import Weights
 from clbench.settings import MOST_RANK, Settings
 
@@ -100,12 +103,46 @@ class Attached:
 
     def detach(self) -> None:
         """Take adapter, parts and hooks off the backbone, which is then as it was loaded."""
+        self._take_off(fold=False)
+
+    def fold(self) -> None:
+        """Fold the adapter into the frozen weights for good: what is left is a model of its architecture that answers the same.
+
+        Raises:
+            ClbenchError: what is on the model is more than an adapter, or cannot be folded in exactly; nothing has changed then.
+        """
+        tied = tied_weights(self.model)
+        layers = {
+            name: part.get_base_layer() for name, part in self.model.named_modules() if isinstance(part, LoraLayer)
+        }
+        shared = [name for name, layer in layers.items() if layer.weight.data_ptr() in tied]
+        packed = [name for name, layer in layers.items() if is_quantized(layer)]
+        reason = self.beyond_adapter
+        if not reason and shared:
+            reason = f"it has LoRA on weights that other modules of the model share ({name_some(shared)})"
+        if not reason and packed:
+            reason = "it was trained on weights in 8 or 4 bits, which cannot take the adapter up exactly"
+        if reason:
+            raise ClbenchError(f"this learner cannot be merged into one model: {reason}")
+        self._take_off(fold=True)
+
+    @property
+    def beyond_adapter(self) -> str:
+        """Why what is on the model is more than a PEFT adapter, in words; empty where it is one."""
+        if self.parts:
+            kinds = ", ".join(f"{name} ({type(part).__name__})" for name, part in self.parts.items())
+            return f"beside the weights it computes with a module of its own on every question: {kinds}"
+        if self.hooks or not self.mergeable:
+            return "it changes what the model computes on every question"
+        return "" if self.adapter is not None else "it has no adapter"
+
+    def _take_off(self, fold: bool) -> None:
         if self._settings.gradient_checkpointing:
             set_checkpointing(self.model, False)
         restore_norms(self.model)
         if self.adapter is not None:
             restore_lora(self.model)  # else the layers hold one another, and their memory
-            self.adapter.unload()
+            self.adapter.merge_and_unload(safe_merge=True) if fold else self.adapter.unload()
         for name in self.parts:
             delattr(self.model, name)
         for handle in self.hooks:
@@ -136,6 +173,10 @@ class Attached:
             self._blocks.save(self.adapter, folder)
         elif self.adapter is not None:
             self.adapter.save_pretrained(folder)
+        if self.adapter is not None:
+            config = LoraConfig.from_pretrained(folder)
+            config.base_model_name_or_path = public_name(self._backbone.name)
+            config.save_pretrained(folder)
         if self.parts:
             save_file(self._state_of_parts(), folder / PARTS)
 

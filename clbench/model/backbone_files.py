@@ -38,6 +38,21 @@ def locate(name: str) -> str:
     return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
 
 
+def hub_id(name: str) -> str | None:
+    """Return the id on the hub that a backbone is named by; none for an embedded or a local one."""
+    return None if name == EMBEDDED or is_gguf(name) or Path(name).exists() else name
+
+
+def public_name(name: str) -> str:
+    """Return a backbone's name as it means something elsewhere: of a path on this machine the last part alone."""
+    return name if name == EMBEDDED or hub_id(name) else Path(name).resolve().name
+
+
+def lasting_name(name: str) -> str:
+    """Return a backbone's name as it can be found again from any working directory of this machine: paths in full."""
+    return name if name == EMBEDDED or hub_id(name) else str(Path(name).resolve())
+
+
 def backbone_digest(name: str) -> str:
     """Return a digest of all that is read of a backbone: its files' names and contents, or the commit of its hub snapshot.
 

@@ -18,14 +18,22 @@ from clbench.records.record import Record
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered to one question, and every answer that counts as right."""
+    """What was answered to one question, every answer that counts as right, the question's id, and the answer's score.
+
+    A file of an earlier clbench has no ids (empty texts) and no scores (none).
+    """
 
     text: str
     accepted: tuple[str, ...]
+    id: str = ""
+    score: float | None = None
 
 
 class AnswerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the answers file: the answer to a task's test row `row` after learning task `after` (a number)."""
+    """One line of the answers file: the answer to a task's test row `row` after learning task `after` (a number).
+
+    `id` is the row's place in the task's data ('test:17'), the same in every run; `score` is by the task's metric, percent.
+    """
 
     after: int
     task: str
@@ -33,6 +41,8 @@ class AnswerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: str
     target: str
     references: tuple[str, ...] = ()
+    id: str = ""
+    score: float | None = None
 
 
 Cells = Mapping[
@@ -60,7 +70,8 @@ def read_answers(record: Record, path: Path) -> Cells:
     for number, line in enumerate(filter(None, lines), 1):
         try:
             row = msgspec.json.decode(line, type=AnswerRow)
-            cells[row.after, numbers[row.task]][row.row] = Answer(row.answer, row.references or (row.target,))
+            accepted = row.references or (row.target,)
+            cells[row.after, numbers[row.task]][row.row] = Answer(row.answer, accepted, row.id, row.score)
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
             raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
     _check_complete(record, cells, path)
@@ -91,6 +102,16 @@ def row_scores(answers: Sequence[Answer], metric: str, known: Mapping[str, Metri
     if metric not in known:
         raise unknown("metric", metric, known)
     return [score_answers(metric, [answer.text], [answer.accepted], known) for answer in answers]
+
+
+def scores_of(answers: Sequence[Answer], metric: str, known: Mapping[str, Metric] = METRICS) -> list[float]:
+    """Return the score of each answer, in percent; by a metric that is not known here, the stored one.
+
+    Raises:
+        ClbenchError: the metric is not known, and no score is stored.
+    """
+    stored = [answer.score for answer in answers if answer.score is not None]
+    return stored if metric not in known and len(stored) == len(answers) else row_scores(answers, metric, known)
 
 
 def mean(values: Sequence[float]) -> float:

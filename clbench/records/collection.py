@@ -76,7 +76,7 @@ class Records:
 
         Scores are percent, times seconds, memory bytes; tasks are numbered from 0. A run's row has a column for each setting by
         its name and for each option as `option.NAME`. The row of a cell is the score on `task` after learning `after_task`; that
-        of an answer has the answers that count as right (`accepted`) and its `score`, none for a plugin's metric.
+        of an answer has the question's `id`, the answers that count as right (`accepted`) and its `score`.
 
         Raises:
             ClbenchError: no such kind, or the answers are not there.
@@ -108,9 +108,9 @@ class Records:
         rows = []
         for (after, number), answers in read_answers(record, RunFiles(self.folder, record.name).answers).items():
             metric = record.tasks[number].metric
-            scores = row_scores(answers, metric) if metric in METRICS else [None] * len(answers)
+            scores = row_scores(answers, metric) if metric in METRICS else [answer.score for answer in answers]
             for row, (answer, score) in enumerate(zip(answers, scores, strict=True)):
-                said = {"row": row, "answer": answer.text, "accepted": answer.accepted, "score": score}
+                said = {"row": row, "id": answer.id, "answer": answer.text, "accepted": answer.accepted, "score": score}
                 rows.append({**cell_of(record, after, number), **said})
         return rows
 

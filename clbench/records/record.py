@@ -59,7 +59,7 @@ class StreamInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """A task, and how many rows of each split the run used; none where the record does not say."""
+    """A task, its labels (empty: free text), and how many rows of each split the run used; none where the record does not say."""
 
     name: str
     version: int
@@ -67,6 +67,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     train: int | None = None
     test: int | None = None
     validation: int | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class Measures(Struct, frozen=True, kw_only=True):

@@ -16,13 +16,13 @@ from clbench.data.tasks import Task
 from clbench.discovery import run_manager
 from clbench.encoding.encoder import longest_answer
 from clbench.encoding.round_trip import written
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, blame
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
 from clbench.model.frozen import Frozen
 from clbench.model.reach import check_reach
 from clbench.records import metrics
-from clbench.records.answers import AnswerRow
+from clbench.records.answers import Answer, AnswerRow, row_scores
 from clbench.records.heartbeat import Heartbeat
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
 from clbench.running.cost import CostMeter
@@ -75,10 +75,10 @@ def execute_run(
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
             run.check_complete()
-            if save_adapter:
-                write_folder_atomically(files.adapter, partial(save_learner, opened, learner))
             changed = frozen.changed()
             record = record_of(run, audit, remarks_on(run, changed))
+            if save_adapter:
+                write_folder_atomically(files.adapter, partial(save_learner, run, record))
             files.write_record(record, _answer_rows(run))
             files.checkpoint.unlink(missing_ok=True)
             files.failure.unlink(missing_ok=True)
@@ -199,6 +199,7 @@ def _task_infos(opened: OpenedRun) -> list[TaskInfo]:
             train=len(task.train),
             test=len(task.test),
             validation=len(task.validation),
+            labels=task.labels,
         )
         for task in opened.tasks
     ]
@@ -209,7 +210,10 @@ def _answer_rows(run: Run) -> list[AnswerRow]:
     for index, of_task in run.progress.answers.items():
         for j, answers in of_task.items():
             task = run.tasks[int(j)]
-            for number, (answer, example) in enumerate(zip(answers, task.test, strict=True)):
+            given = [Answer(answer, example.accepted) for answer, example in zip(answers, task.test, strict=True)]
+            with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
+                scores = row_scores(given, task.metric, run.metrics)
+            for number, (answer, example, score) in enumerate(zip(answers, task.test, scores, strict=True)):
                 asked = AnswerRow(
                     after=int(index),
                     task=task.name,
@@ -217,6 +221,8 @@ def _answer_rows(run: Run) -> list[AnswerRow]:
                     answer=answer,
                     target=example.target,
                     references=example.references,
+                    id=example.id,
+                    score=score,
                 )
                 rows.append(asked)
     return rows

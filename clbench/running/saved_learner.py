@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pluggy
 from safetensors import SafetensorError
 
+from clbench.atomic import read_file
 from clbench.data.rows import parse_json, read_text
 from clbench.data.tasks import Example, Task
+from clbench.data.templates import TaskPrompt, prompt_of
 from clbench.discovery import Plugins, find_plugins, run_manager
 from clbench.errors import ClbenchError, one_line, unknown
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, load_backbone_of
+from clbench.model.backbone_files import lasting_name
+from clbench.records.record import Record, decode_record, encode_record
 from clbench.running.checkpoints import read_checkpoint, restore_state, save_checkpoint, state_of
-from clbench.running.opening import OpenedRun
-from clbench.running.protocol import DefaultProtocol, ask_method
+from clbench.running.plain_folder import answers_itself, beyond_weights, save_tokenizer, write_card
+from clbench.running.protocol import DefaultProtocol, Run, ask_method
 from clbench.settings import Settings, list_settings
 from clbench.spec import RunSpec
 
 LEARNER_FILE = "learner.json"
 STATE_FILE = "method.safetensors"
-MOST_TASKS = 100_000  # of a stream, so that a damaged number is none
+RECORD_FILE = "record.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +42,13 @@ class SavedLearner:
         spec: the run's spec, with the settings that were changed on loading.
         method: the method's instance, its state as it was at the run's end.
         learner: the backbone with what the method trained on it. Its own `answer` leaves the method's `evaluate` hook out.
+        prompts: how each task of the run asks, by the task's name.
     """
 
     spec: RunSpec
     method: object
     learner: Learner
+    prompts: Mapping[str, TaskPrompt]
     _hook: pluggy.HookRelay
 
     def answer(self, examples: Sequence[Example], labels: Sequence[str] = (), task: str = "questions") -> list[str]:
@@ -64,22 +71,47 @@ class SavedLearner:
         """
         return ask_method(self.spec.method, self._hook, self.learner, task)
 
+    def probabilities(self, examples: Sequence[Example], labels: Sequence[str]) -> list[list[float]]:
+        """Return for each example how likely each label is as its answer: of the labels, in their order, and 1 in all.
+
+        These are the model's probabilities of whole labels. The answer, which is written token by token, can be another one.
+
+        Raises:
+            ClbenchError: the method answers by an `evaluate` hook of its own, of which there are no probabilities.
+        """
+        if answers_itself(self._hook):
+            raise ClbenchError(
+                f"method '{self.spec.method}' answers by an `evaluate` hook of its own: no probabilities"
+            )
+        return self.learner.asker.probabilities(examples, labels)
+
+    @property
+    def beyond_weights(self) -> str:
+        """Why the answers are not those of a plain model with a PEFT adapter, in words; empty where they are."""
+        return beyond_weights(self.learner, self._hook)
+
 
 @dataclass(frozen=True)
 class Saved:
     """What a saved folder says of its run."""
 
     spec: RunSpec
-    stream_length: int
     identity: str
+    prompts: tuple[TaskPrompt, ...]
+    question: Example | None
 
 
-def save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
-    """Write what is trained, the method's state, and what `load_learner` needs to make their learner again.
+def save_learner(run: Run, record: Record, folder: Path) -> None:
+    """Write what is trained, the method's state, what `load_learner` needs to make their learner again, and what others need.
+
+    Others read the adapter in PEFT's format, the tokenizer and the model card.
 
     Raises:
         ClbenchError: the method's state holds something that cannot be stored.
     """
+    opened, learner = run.opened, run.learner
+    prompts = [prompt_of(opened.stream.spec(task.name)) for task in opened.tasks]
+    question = None if opened.stream.file else opened.tasks[0].test[0]  # no row of a user's own data goes into a card
     try:
         learner.attached.save(folder)
         save_checkpoint(folder / STATE_FILE, state_of(opened.instance), opened.identity)
@@ -87,7 +119,16 @@ def save_learner(opened: OpenedRun, learner: Learner, folder: Path) -> None:
         raise ClbenchError(f"method '{opened.method.name}': {error}") from error
     except SafetensorError as error:  # how safetensors says that a disk is full
         raise OSError(errno.EIO, one_line(error)) from error
-    made = {"spec": opened.spec.as_dict(), "stream_length": learner.stream_length, "identity": opened.identity}
+    save_tokenizer(learner.backbone, learner.settings, folder)
+    write_card(folder, "adapter", record, learner, prompts, question, beyond_weights(learner, run.hook))
+    (folder / RECORD_FILE).write_bytes(encode_record(record))
+    found = replace(opened.settings, backbone=lasting_name(opened.settings.backbone))
+    made = {
+        "spec": replace(opened.spec, settings=found).as_dict(),
+        "identity": opened.identity,
+        "prompts": [asdict(prompt) for prompt in prompts],
+        "question": None if question is None else {name: vars(question)[name] for name in ("head", "passage", "tail")},
+    }
     (folder / LEARNER_FILE).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
@@ -136,7 +177,7 @@ def restore_learner(
     method = plugins.method(saved.spec.method)
     instance = method.build(saved.spec.options)
     manager = run_manager(plugins, instance, method.name, [DefaultProtocol()])
-    learner = Learner(backbone, settings, manager.hook, saved.stream_length)
+    learner = Learner(backbone, settings, manager.hook, len(saved.prompts))
     try:
         restore_state(instance, read_checkpoint(folder / STATE_FILE, learner.device, saved.identity))
         manager.hook.attach(learner=learner)
@@ -149,8 +190,9 @@ def restore_learner(
         raise ClbenchError(
             f"'{folder}' does not fit method '{method.name}' on backbone '{backbone.name}': {said}"
         ) from error
-    learner.task_index = saved.stream_length - 1
-    return SavedLearner(RunSpec(method.name, saved.spec.options, settings), instance, learner, manager.hook)
+    learner.task_index = len(saved.prompts) - 1
+    prompts = {prompt.task: prompt for prompt in saved.prompts}
+    return SavedLearner(RunSpec(method.name, saved.spec.options, settings), instance, learner, prompts, manager.hook)
 
 
 def read_saved(folder: Path) -> Saved:
@@ -167,11 +209,39 @@ def read_saved(folder: Path) -> Saved:
     except (ValueError, OSError) as error:
         raise ClbenchError(f"{file}: cannot be read as JSON: {error}") from None
     try:
-        length, identity = content["stream_length"], content["identity"]
-        if type(length) is not int or not 1 <= length <= MOST_TASKS or type(identity) is not str:
-            raise TypeError(f"stream_length {length!r}, identity {identity!r}"[:200])
-        return Saved(RunSpec.from_dict(content["spec"]), length, identity)
+        prompts = tuple(msgspec.convert(content["prompts"], list[TaskPrompt]))
+        question = None if content["question"] is None else Example(target="", **content["question"])
+        if not prompts or type(content["identity"]) is not str:
+            raise TypeError(f"{len(prompts)} prompts, identity {content['identity']!r}"[:200])
+        return Saved(RunSpec.from_dict(content["spec"]), content["identity"], prompts, question)
     except ClbenchError as error:
         raise ClbenchError(f"{file}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ClbenchError(f"{file}: says nothing of a saved run, or one of an earlier clbench ({error!r})") from None
+
+
+def find_learner(name: str, results: Path) -> Path:
+    """Return the folder of a saved learner given by its path, or by its run's name in the results folder.
+
+    Raises:
+        ClbenchError: there is none.
+    """
+    of_run = results / f"{name.removesuffix('.json').removesuffix('.adapter')}.adapter"
+    for folder in (Path(name), of_run):
+        if folder.is_dir():
+            return folder
+    raise ClbenchError(
+        f"no saved learner '{name}': there is neither such a folder nor '{of_run}'; `clbench run --save-adapter` keeps one"
+    )
+
+
+def read_record_of(folder: Path) -> Record:
+    """Return the record of the run that a folder holds the learner of.
+
+    Raises:
+        ClbenchError: it is not there, or is none.
+    """
+    try:
+        return decode_record(read_file(folder / RECORD_FILE), str(folder / RECORD_FILE))
+    except OSError as error:
+        raise ClbenchError(f"{folder / RECORD_FILE}: cannot be read: {error.strerror}") from None

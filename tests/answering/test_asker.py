@@ -392,3 +392,20 @@ def test_the_tokens_of_a_text_may_repeat(make_learner, toy_tasks):
     assert len(set(learner.tokenizer(free, add_special_tokens=False)["input_ids"])) < 8, "the tiny model repeats itself"
     assert learner.answer(question, max_answer=8, sampling=Sampling(1, 1e6)) != [free]
     assert learner.answer(question, max_answer=8, sampling=Sampling(1, 1e6, free)) == [free]
+
+
+@pytest.mark.parametrize("maker", ["make_learner", "make_decoder"])
+def test_probabilities_are_those_of_whole_labels_among_the_labels(maker, toy_tasks, request):
+    learner = randomised(request.getfixturevalue(maker)(), 3)
+    rows, labels = toy_tasks[1].test, toy_tasks[1].labels
+    found = learner.asker.probabilities(rows, labels)
+    assert [len(row) for row in found] == [len(labels)] * len(rows)
+    for row, chances in zip(rows, found, strict=True):
+        likelihoods = []
+        for label in labels:
+            batch = learner.feed.batch([replace(row, target=label)])  # closed by the end token
+            with torch.no_grad():
+                scores = learner.passes.logits(batch).softmax(-1)[0]
+            likelihoods.append(scores[range(len(batch.labels[0])), batch.labels[0]].prod().item())
+        assert chances == pytest.approx([one / sum(likelihoods) for one in likelihoods], abs=1e-4)
+    assert max(max(row) for row in found) > 1.5 / len(labels)  # they say something

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
+from clbench.data.toy import toy_rows
 from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.records.files import read_record
@@ -49,6 +50,12 @@ def test_a_run_prints_its_tasks_and_the_leaderboard_and_is_not_repeated(clbench,
     answers = [json.loads(line) for line in records[0].with_suffix(".answers.jsonl").read_text().splitlines()]
     assert len(answers) == 3 * 8
     assert {(row["after"], row["task"]) for row in answers} == {(0, "sst-2"), (1, "sst-2"), (1, "agnews")}
+    scores = [row["score"] for row in answers if (row["after"], row["task"]) == (1, "sst-2")]
+    assert sum(scores) / 8 == read_record(records[0]).scores[1][0]
+    for row in answers:  # 8 of the task's test rows, each by its number there
+        split, number = row["id"].split(":")
+        assert (split, toy_rows(row["task"], "test")[int(number)][1]) == ("test", row["target"])
+    assert len({row["id"] for row in answers if row["after"] == 0}) == 8
     assert not list((tmp_path / "results").glob("*.checkpoint"))
 
     shown = clbench("show", records[0].stem)

@@ -12,6 +12,7 @@ from clbench.data.own_streams import read_stream
 from clbench.data.sources import load_tasks
 from clbench.data.templates import Template
 from clbench.errors import ClbenchError
+from clbench.records.collection import load_records
 from clbench.records.files import read_record
 from clbench.records.record import AuditVerdict
 
@@ -65,6 +66,7 @@ def test_a_new_stream_is_checked_and_runs(clbench, tiny_run, tiny_folder, tmp_pa
     assert record.audit == AuditVerdict(errors=0, warnings=0)
     answers = [json.loads(line) for line in path.with_suffix(".answers.jsonl").read_text().splitlines()]
     assert next(row["references"] for row in answers if row["task"] == "summaries") == ["Text 8", "It is 8"]
+    assert all(row["id"].startswith("test:") for row in answers)
     assert clbench("leaderboard", "--stream", "support").exit_code == 0
     assert "already finished" in clbench(*words).output
 
@@ -138,6 +140,7 @@ def test_a_plugin_s_metric_scores_a_task(clbench, tiny_run, tmp_path):
     rows = [json.loads(line) for line in path.with_suffix(".answers.jsonl").read_text().splitlines()]
     answered = [bool(row["answer"].strip()) for row in rows if row["after"] == 1 and row["task"] == "summaries"]
     assert json.loads(path.read_text())["scores"][1][1] == 12.5 * sum(answered) / len(answered)
+    assert load_records(tmp_path / "results").rows("answers")[-1]["score"] == 12.5 * answered[-1]
     assert clbench("streams", "check", "s.toml", "--backbone", "none", "--plugin", "p.py").exit_code == 0
 
 

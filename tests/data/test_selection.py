@@ -17,7 +17,7 @@ def source(rows: int = 100, train_rows: int | None = None, test_per_class: int |
     def read(spec, split):
         number = range(rows)
         texts = [f"Text: {split} {i - (split == 'train' and i % 10 == 1)}" for i in number]
-        return [Row(text, ("Bad" if i % 5 == 0 else "Good",), f"{split}: row {i}") for i, text in enumerate(texts)]
+        return [Row(text, ("Bad" if i % 5 == 0 else "Good",), f"{split}: row {i}", i) for i, text in enumerate(texts)]
 
     return Source(read, train_rows, test_per_class)
 
@@ -51,6 +51,16 @@ def test_a_run_can_be_scored_on_validation_and_then_never_sees_test():
     plain = task_of(Selection())
     assert fingerprint_questions([task]) != fingerprint_questions([plain])
     assert fingerprint([task]) != fingerprint([task_of(Selection(validation=20))])
+
+
+def test_an_example_is_named_by_its_row_whatever_rows_are_taken():
+    for evaluate_on, read in (("validation", "train"), ("test", "test")):
+        task = task_of(Selection(limit_train=30, limit_test=10, validation=20, evaluate_on=evaluate_on))
+        for split, rows in (("train", task.train), ("train", task.validation), (read, task.test)):
+            numbers = [int(row.id.removeprefix(f"{split}:")) for row in rows]
+            texts = [f"Text: {split} {i - (split == 'train' and i % 10 == 1)}" for i in numbers]
+            assert [row.passage for row in rows] == texts
+            assert len(set(numbers)) == len(rows)
 
 
 def test_evaluating_on_validation_needs_one():

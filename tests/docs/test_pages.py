@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from glob import glob
 from importlib import import_module
 from io import StringIO
 from operator import attrgetter
@@ -52,8 +53,9 @@ def follow(page: Path, clbench: Callable[..., Result], folder: Path) -> str:
                 exec(compile(block.text, str(page), "exec"), {"__name__": "example"})
             printed += shown.getvalue()
         for line in block.text.replace("\\\n", " ").splitlines() if block.tested and block.language == "bash" else ():
-            program, *words = shlex.split(line, comments=True)
+            program, *given = shlex.split(line, comments=True)
             assert program == "clbench"
+            words = [found for word in given for found in glob(word) or [word]]  # as a shell does
             result = clbench(*words)
             assert result.exit_code == 0, f"{line}\n{result.output}"
             printed += result.output

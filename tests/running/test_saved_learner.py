@@ -190,7 +190,12 @@ def test_code_of_a_backbone_runs_only_when_the_caller_says_so(saved_run, monkeyp
     assert [settings.trust_remote_code for settings in asked] == [False, True]
 
 
-SAVED = {"spec": RunSpec("ewc", {"strength": 1.0}, Settings()).as_dict(), "stream_length": 2, "identity": "1a"}
+SAVED = {
+    "spec": RunSpec("ewc", {"strength": 1.0}, Settings()).as_dict(),
+    "identity": "1a",
+    "prompts": [{"task": "agnews", "template": "Which topic? {text}", "labels": ["World"], "max_answer": 4}],
+    "question": {"head": "Which topic? ", "passage": "Rain.", "tail": ""},
+}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +231,7 @@ def test_anything_in_learner_json_is_read_or_refused_in_a_line(tmp_path):
         for value in VALUES:
             (tmp_path / "learner.json").write_text(json.dumps(changed(SAVED, place, value)))
             try:
-                assert type(read_saved(tmp_path).stream_length) is int
+                assert type(read_saved(tmp_path).identity) is str
             except ClbenchError as error:
                 errors.append(str(error))
     assert len(errors) > 500

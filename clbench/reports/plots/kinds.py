@@ -24,6 +24,7 @@ KINDS = {
     "overall": "OP and BWT of each method, by stream and recipe (Figure 3)",
     "fusions": "OP against the number of fusions (Figure 6)",
     "time": "time an epoch by method (Figure 9)",
+    "forgetting": "right answers that were lost: what stands in their place, a bar a task, a panel a method (`clbench explain`)",
     "maps": "task vector and importance by layer; an old task's importance before and after a new one (Figure 5)",
     "shift": "importance of the first task by layer, after each task (Figure 7)",
     "stages": "importance of the first task by layer, while the last one is learned (Figure 8)",
@@ -54,6 +55,7 @@ def draw(kind: str, series: Sequence[Series], title: str = "") -> Figure:
     check_kind(kind)
     if not has_matplotlib():
         raise ClbenchError("plots need matplotlib: pip install matplotlib")
+    from clbench.reports.plots import forgetting
     from clbench.reports.plots import maps as map_plots
     from clbench.reports.plots import scores as score_plots
     from clbench.reports.plots.style import style, wrapped
@@ -65,6 +67,7 @@ def draw(kind: str, series: Sequence[Series], title: str = "") -> Figure:
         "overall": score_plots.overall,
         "fusions": score_plots.fusions,
         "time": score_plots.time,
+        "forgetting": forgetting.forgetting,
         "maps": map_plots.maps,
         "shift": map_plots.shift,
         "stages": map_plots.stages,

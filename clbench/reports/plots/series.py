@@ -29,6 +29,11 @@ class Series:
     group: str = ""
     maps: Sequence[Path] = ()
 
+    @property
+    def answers(self) -> list[Path]:
+        """The answers files of the runs, beside their maps files."""
+        return [RunFiles(maps.parent, one.name).answers for one, maps in zip(self.records, self.maps, strict=True)]
+
 
 def series_of(found: Mapping[Path, Record], kind: str, stream: str | None = None) -> list[Series]:
     """Return the leaderboard's rows as series, the best OP first.

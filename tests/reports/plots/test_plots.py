@@ -12,16 +12,18 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, ClbenchWarning
+from clbench.records.answers import read_answers
 from clbench.records.files import read_record
 from clbench.records.maps import Maps, Point, write_maps
+from clbench.reports.forgetting import explain
 from clbench.reports.plots.kinds import KINDS, draw, picture, save
 from clbench.reports.plots.series import Series, series_of
 from clbench.reports.plots.style import colours, luminance
 from clbench.reports.suites import DRAWS_MAPS, read_suite, suite_names
 from tests.records.examples import record
 
-SCORE_KINDS = [kind for kind in KINDS if kind not in DRAWS_MAPS]
+SCORE_KINDS = [kind for kind in KINDS if kind not in (*DRAWS_MAPS, "forgetting")]
 MODULES = ("SelfAttention.q", "SelfAttention.v", "EncDecAttention.q")
 
 
@@ -168,6 +170,35 @@ def test_overall_time_and_fusions():
     silent = made_record(["x", "y"], [[9, None], [40, 60]], fusions=None)
     with pytest.raises(ClbenchError, match="no run reports fusions"):
         draw("fusions", [Series("a", [silent])])
+
+
+def test_forgetting_shows_what_explain_counts():
+    paths = sorted(REFERENCE.glob("standard-1_*lora_*.json"))  # two methods and more, three seeds each
+    series = series_of({path: read_record(path) for path in paths}, "forgetting")
+    (once,) = REFERENCE.glob("standard-1_mtl_*_s1_*.json")  # learned all at once: nothing is right right after learning
+    at_once = series_of({once: read_record(once)}, "forgetting")
+    with pytest.warns(ClbenchWarning, match="left out: the answers of 'standard-1_mtl"):
+        figure = draw("forgetting", [*at_once, *series], "Figure 0: a title")
+    with pytest.warns(ClbenchWarning), pytest.raises(ClbenchError, match="it takes --matrix bwt, lower or full"):
+        draw("forgetting", at_once)
+    assert overlaps(figure) == []
+    assert [axes.get_title() for axes in figure.axes] == [one.label for one in series]
+    number = next(k for k, one in enumerate(series) if one.label == "seqlora")
+    found = [
+        explain(record, read_answers(record, path))
+        for record, path in zip(series[number].records, series[number].answers, strict=True)
+    ]
+    dbpedia = [run.tasks[0] for run in found]
+    expected = [
+        *(np.mean([100 * (task.right - len(task.lost)) / task.asked for task in dbpedia]),),
+        *(
+            np.mean([100 * task.count(kind) / task.asked for task in dbpedia])
+            for kind in ("other task", "own label", "free text")
+        ),
+    ]
+    parts = [bars.patches[0] for bars in figure.axes[number].containers]
+    assert [part.get_width() for part in parts] == pytest.approx(expected)
+    assert [part.get_x() for part in parts] == pytest.approx(np.cumsum([0, *expected[:-1]]))
 
 
 def test_maps_are_means_over_a_modules_weights(maps_file):
