@@ -66,6 +66,9 @@ STREAMS = {
     "JSON row no object": (with_task(), [{"text": "a", "label": "no"}, 3], "r.json: row 1: expected an object, found int"),
     "empty split": (with_task(), [], "r.json: the list of rows is empty"),
     "wrong type": (with_task(), [{"text": {"a": 1}, "label": "no"}], "row 0: column 'text' holds a dict, expected a text"),
+    "only empty lists": (with_task(), [{"text": "a", "label": []}, {"text": "b", "label": [""]}], "row 0: no row has both a"),
+    "key twice": (with_task(), '[{"text": "a", "label": "no", "label": "yes"}]', "an object names the key 'label' twice"),
+    "NaN": (with_task(), '[{"text": NaN, "label": "no"}]', "r.json: row 0: column 'text' holds nan, which is no number"),
     "only empty rows": (with_task(), [{"text": "", "label": "no"}], "r.json: row 0: no row has both a question and an answer"),
 }  # fmt: skip
 
