@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from clbench.answering.greedy import write_greedily
 from clbench.answering.label_trie import LabelStop, LabelTrie, LabelWalk
+from clbench.answering.opening import Opening, plain_inputs
 from clbench.data.tasks import Example
 from clbench.encoding.encoder import Encoded, Encoder, longest_answer
 from clbench.model.attached import Attached
@@ -29,6 +31,7 @@ from clbench.model.backbone import Backbone, merged
 from clbench.settings import Settings
 
 Way = Literal["generate", "labels"]
+Inputs = dict[str, Any]  # what `generate` is called with
 CPU_PADDING = 64  # tokens that cost a CPU about as much as a batch's pass for one token of its answers
 
 
@@ -103,8 +106,8 @@ class Asker:
     def _generate(self, examples: Sequence[Example], most: int | None, sampling: Sampling | None) -> list[str]:
         tokenizer = self._backbone.tokenizer
 
-        def ask(rows: list[Encoded], longest: int) -> list[str]:
-            tokens = self._write(rows, longest, lambda prompt: self._drawn(prompt, sampling))
+        def ask(inputs: Inputs, longest: int) -> list[str]:
+            tokens = self._write(inputs, longest, lambda prompt: self._drawn(prompt, sampling))
             return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
         return self._in_batches(examples, [most or longest_answer(example) for example in examples], ask)
@@ -122,23 +125,22 @@ class Asker:
     def _choose(self, examples: Sequence[Example], trie: LabelTrie) -> list[str]:
         """Return the label that greedy decoding gives when it may write nothing else; `max_answer` does not cut a label."""
 
-        def ask(rows: list[Encoded], longest: int) -> list[str]:
-            walk = LabelWalk(trie, len(rows))
+        def ask(inputs: Inputs, longest: int) -> list[str]:
+            walk = LabelWalk(trie, len(inputs["input_ids"]))
             processors, criteria = LogitsProcessorList([walk]), StoppingCriteriaList([LabelStop(walk)])
-            self._write(rows, longest, lambda _: {"logits_processor": processors, "stopping_criteria": criteria})
+            self._write(inputs, longest, lambda _: {"logits_processor": processors, "stopping_criteria": criteria})
             return walk.answers()
 
         return self._in_batches(examples, [trie.depth] * len(examples), ask)
 
-    def _write(self, rows: list[Encoded], longest: int, choices: Callable[[int], dict[str, Any]]) -> Tensor:
+    def _write(self, inputs: Inputs, longest: int, choices: Callable[[int], dict[str, Any]]) -> Tensor:
         """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off.
 
         Args:
             choices: from the number of tokens before an answer to what is otherwise than greedy.
         """
-        batch = self._backbone.collate(rows)
-        prompt = batch.input_ids.shape[1] if self._backbone.is_decoder else 0
-        inputs, chosen = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}, choices(prompt)
+        prompt = inputs["input_ids"].shape[1] if self._backbone.is_decoder else 0
+        chosen = choices(prompt)
         config = generation_config(self._backbone)
         if not chosen and not self._attached.hooks:  # else something counts rows: a walk, random numbers, a method
             return write_greedily(self._backbone.model, inputs, config, longest)
@@ -148,7 +150,7 @@ class Asker:
         return tokens[:, prompt:]
 
     def _in_batches(
-        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[list[Encoded], int], list[str]]
+        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[Inputs, int], list[str]]
     ) -> list[str]:
         """Return what `ask` answers to batches of questions, in the order of the questions.
 
@@ -158,7 +160,7 @@ class Asker:
 
         Args:
             longest: for each question, how many tokens its answer may have.
-            ask: from the rows of a batch and the length of their answers to the answers.
+            ask: from the inputs of a batch and the length of its answers to the answers.
         """
         encoded = self._encoder.encode(examples)
         answers, waiting = [""] * len(encoded), defaultdict(list)
@@ -168,6 +170,11 @@ class Asker:
         if self._backbone.device.type == "cpu":
             padding = CPU_PADDING * max([4, *(len(row.labels) for row in encoded)])
         limits, settings, model = self._backbone.limits, self._settings, self._backbone.model
+        inputs_of = self._opening(encoded, longest)
+
+        def ask_rows(rows: Sequence[Encoded], most: int) -> list[str]:
+            return ask(inputs_of(rows), most)
+
         model.eval()
         with torch.no_grad(), merged(model) if self._attached.mergeable else nullcontext():
             for most, indices in waiting.items():
@@ -175,7 +182,7 @@ class Asker:
                     lengths = [len(encoded[i].input_ids) + most for i in indices[: settings.eval_batch_size]]
                     size = limits.rows(lengths, settings, padding)
                     rows = [encoded[index] for index in indices[:size]]
-                    found = _unless_out_of_memory(ask, rows, most)
+                    found = _unless_out_of_memory(ask_rows, rows, most)
                     if found is None:
                         limits.shrink(len(rows), lengths[0])
                         clear_device_cache()
@@ -184,6 +191,12 @@ class Asker:
                         answers[index] = answer
                     del indices[:size]
         return answers
+
+    def _opening(self, rows: Sequence[Encoded], longest: Sequence[int]) -> Callable[[Sequence[Encoded]], Inputs]:
+        """Return what gives the inputs of a batch of these questions; where nobody looks at tokens, they share a beginning."""
+        if not rows or not self._backbone.is_decoder or self._attached.hooks or not self._attached.mergeable:
+            return partial(plain_inputs, self._backbone)
+        return Opening(self._backbone, rows, max(longest)).inputs
 
 
 def _unless_out_of_memory(

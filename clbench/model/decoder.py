@@ -39,10 +39,10 @@ class LabelReader:
     def join(self, model: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Call | None:
         """Return what the model is to be called with; None for a call without labels."""
         self._wanted = None
+        self._watch(model.get_output_embeddings())
         labels = named.get("labels")
         if labels is None:
             return None
-        self._watch(model.get_output_embeddings())
         prompt, answer = named["attention_mask"], labels.masked_fill(labels == IGNORED, 0)  # any token: none sees it
         order = tokens_first(torch.cat([prompt, (labels != IGNORED).to(prompt)], 1))
         joined = {name: value for name, value in named.items() if name not in ("attention_mask", "labels", "labelled")}
@@ -66,9 +66,10 @@ class LabelReader:
             self._handle.remove()
         self._head, self._handle = head, head.register_forward_pre_hook(self._choose)
 
-    def _choose(self, head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
+    def _choose(self, head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         wanted, self._wanted = self._wanted, None
-        return None if wanted is None else (arguments[0].flatten(0, 1)[wanted],)
+        # A column of all rows is no matrix in memory: the head would be copied once a row.
+        return (arguments[0].contiguous() if wanted is None else arguments[0].flatten(0, 1)[wanted],)
 
 
 def tokens_first(mask: Tensor) -> Tensor:
