@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from clbench.model.decoder import cache_name
+
 STAY = 0.5  # of a batch's rows; when no more are left, the others leave
 
 
@@ -49,7 +51,7 @@ def write_greedily(model: Any, inputs: Mapping[str, Tensor], config: GenerationC
 
 def continued(going: Mapping[str, Any], found: Mapping[str, Any], stay: Tensor, decoder: bool) -> dict[str, Any]:
     """Return what to call `generate` with to go on with some rows of what it returned."""
-    kept = "cache" if "cache" in found else "past_key_values"  # the name depends on the version of transformers
+    kept = cache_name(found)
     found[kept].batch_select_indices(stay)
     tokens, mask = found["sequences"][stay], going["attention_mask"][stay]
     if decoder:

@@ -12,13 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from clbench.encoding.encoder import Encoded
 from clbench.model.backbone import Backbone
-
-FEW = 16  # tokens that are not worth a pass of their own
+from clbench.model.decoder import FEW, cache_name, is_shareable
 
 
 class Opening:
@@ -52,7 +49,7 @@ class Opening:
         found = self._backbone.model.base_model(
             input_ids=torch.tensor([self._tokens], device=self._backbone.device), use_cache=True
         )
-        name = "cache" if "cache" in found else "past_key_values"  # depends on the version of transformers
+        name = cache_name(found)
         return (name, found[name]) if is_shareable(found[name], self._columns) else None
 
     def inputs(self, rows: Sequence[Encoded]) -> dict[str, Any]:
@@ -73,13 +70,3 @@ def plain_inputs(backbone: Backbone, rows: Sequence[Encoded]) -> dict[str, Tenso
     """Return what `generate` is called with where nothing is shared."""
     batch = backbone.collate(rows)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-
-
-def is_shareable(cache: object, columns: int) -> bool:
-    """Return whether a cache holds keys and values of all tokens, and goes on doing so up to this many columns."""
-    if not isinstance(cache, DynamicCache):
-        return False
-    return all(
-        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and columns <= layer.sliding_window)
-        for layer in cache.layers
-    )

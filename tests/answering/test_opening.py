@@ -7,8 +7,9 @@ import torch
 from transformers import DynamicCache, Gemma3TextConfig
 
 from clbench.answering import opening
-from clbench.answering.opening import Opening, is_shareable
+from clbench.answering.opening import Opening
 from clbench.encoding.encoder import Encoded
+from clbench.model.decoder import is_shareable
 from tests.model.test_decoder import DECODERS, add_something, new_decoder
 
 BEGINNING = 20
@@ -39,9 +40,9 @@ def questions(toy_tasks):
     ]
 
 
-def answering(kind, llama, **changes):
+def answering(kind, llama):
     """Return a decoder whose answers depend on the question."""
-    learner = new_decoder(kind, llama, **changes)
+    learner = new_decoder(kind, llama, dtype=torch.float32)
     add_something(learner, "lora")
     noise = torch.randn(len(learner.weights), generator=torch.Generator().manual_seed(0))
     learner.weights.data.add_(noise, alpha=1.0)
