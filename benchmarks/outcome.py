@@ -40,6 +40,7 @@ def in_turns(actions: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
     for number in range(rounds):
         for name in list(actions)[:: -1 if number % 2 else 1]:
             measured[name].append(actions[name]())
+            print(f"round {number + 1}, {name}: {measured[name][-1]:.4g} s", flush=True)  # in case that time runs out
     return measured
 
 

@@ -153,13 +153,16 @@ def collated(backbone: Backbone, rows: Sequence[Mapping[str, list[int]]]) -> dic
 
 @contextmanager
 def without_reader(model: nn.Module) -> Iterator[None]:
-    """Call a decoder as its authors have it: the hook that joins prompt and labels is off within a `with` block."""
-    kept = dict(model._forward_pre_hooks)
-    model._forward_pre_hooks.clear()
+    """Call a decoder as its authors have it: the hooks that join prompt and labels are off within a `with` block."""
+    parts = [model, model.get_output_embeddings()]
+    kept = [dict(part._forward_pre_hooks) for part in parts]
+    for part in parts:
+        part._forward_pre_hooks.clear()
     try:
         yield
     finally:
-        model._forward_pre_hooks.update(kept)
+        for part, hooks in zip(parts, kept, strict=True):
+            part._forward_pre_hooks.update(hooks)
 
 
 def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
@@ -232,6 +235,9 @@ def main() -> None:
     add_backbone_arguments(parser)
     parser.add_argument("--preset", help="of the settings [the backbone's own]")
     parser.add_argument("--data", default="toy")
+    parser.add_argument(
+        "--tasks", default="amazon,yahoo,imdb,multirc", help="whose training rows are taken [%(default)s]"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="passages are repeated 1 to N times, in turns [1]")
     parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"], help="of ours [none]")
     parser.add_argument("--rounds", type=int, default=5)
@@ -243,7 +249,7 @@ def main() -> None:
         given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}
     settings = resolve_settings(given, arguments.preset or arguments.shape)
     backbone = chosen_backbone(arguments, settings)
-    tasks = load_tasks(settings.data, find_stream("amazon,yahoo,imdb,multirc"), None, 8)
+    tasks = load_tasks(settings.data, find_stream(arguments.tasks), None, 8)
     rows = [
         replace(row, passage="\n".join([row.passage] * (1 + number % arguments.repeat)))
         for task in tasks

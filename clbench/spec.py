@@ -19,9 +19,10 @@ Value = bool | int | float | str | None
 #   2  rank blocks (inclora, olora, moelora, sapt) are computed by the fused LoRA layers, which round otherwise; SAPT draws the
 #      rows of its reflection by one permutation a task. The other methods' numbers are those of version 1.
 #   3  decoders read training rows padded on the right, without a mask, and score the labels alone, which rounds otherwise (on
-#      some GPUs training in bfloat16 failed before). Answers that are not ASCII are compared by Unicode's forms, and Rouge-L
-#      counts words of any script; an empty answer scores nothing, whatever the target; a label of punctuation alone is compared
-#      as it stands; special tokens in data are plain text. Of encoder-decoders on ASCII text without these: as version 2.
+#      some GPUs training in bfloat16 failed before); computing once what all rows or questions begin with rounds otherwise, too.
+#      Answers that are not ASCII are compared by Unicode's forms, and Rouge-L counts words of any script; an empty answer scores
+#      nothing, whatever the target; a label of punctuation alone is compared as it stands; special tokens in data are plain text.
+#      Of encoder-decoders on ASCII text without these: as version 2.
 PROTOCOL_VERSION = 3
 
 

@@ -1,58 +1,54 @@
 #!/usr/bin/env bash
-# Measure everything that awaits a GPU, in one go, in less than 9 minutes.
+# Measure what awaits a GPU, in three parts of at most 4 minutes each.
 #
-#   benchmarks/gpu/run_all.sh              # on a GPU, models of the true sizes with random weights
-#   REDUCED=1 benchmarks/gpu/run_all.sh    # on a CPU, toy sizes: proves that the script works, measures nothing
+#   benchmarks/gpu/run_all.sh 1            # is it right: the tests, each method in bfloat16, 8 and 4 bits, graphs
+#   benchmarks/gpu/run_all.sh 2            # how fast: steps, answers, methods; models of the true sizes with random weights
+#   benchmarks/gpu/run_all.sh 3            # reference_table.sh: SmolLM2, order 1, 14 methods, 3 seeds
+#   REDUCED=1 benchmarks/gpu/run_all.sh 1  # on a CPU, toy sizes: proves that the script works, measures nothing
 #
-# Each measurement has a time limit of its own; one that fails does not stop the others. JSON and logs: ${OUT:-results/benchmarks}.
-set -u -o pipefail
-cd "$(dirname "$0")/../.."
-export OUT="${OUT:-$PWD/results/benchmarks}" HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
-export PYTHONPATH="$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
-python="${PYTHON:-python3}"
-mkdir -p "$OUT/logs"
+# Each measurement has a time limit of its own, prints as it goes, and does not stop the others. JSON and logs: ${OUT:-results/benchmarks}.
+# shellcheck source=benchmarks/gpu/measure.sh
+. "$(dirname "$0")/measure.sh"
 
 if [ -n "${REDUCED:-}" ]; then
-    large=(--shape t5-large --reduced --device cpu)
-    big=(--shape flan-t5-xl --reduced --device cpu)
-    llama=(--shape llama2-7b --reduced --device cpu)
-    mini=(--device cpu)
-    steps=(--rounds 1 --steps 3 --warm 1)
-    graphs=none
-    patience=4 # a busy machine
+    device=(--device cpu) size=(--reduced --device cpu) steps=(--rounds 1 --steps 2 --warm 1) graphs=none
+    methods=(--methods seqlora,rkif --device cpu)
 else
-    large=(--shape t5-large)
-    big=(--shape flan-t5-xl)
-    llama=(--shape llama2-7b)
-    mini=()
-    steps=(--rounds 3 --steps 30)
-    graphs=cudagraphs
-    patience=1
+    device=() size=() steps=(--rounds 2 --steps 12 --warm 3) graphs=cudagraphs methods=()
 fi
-failed=()
+tests=(-m pytest -p no:cacheprovider -o addopts=--import-mode=importlib -q)
 
-# measure NAME SECONDS WORDS...: run a command within a time limit, its output on the screen and in a log
-measure() {
-    local name="$1" limit=$(($2 * patience)) begin=$SECONDS
-    shift 2
-    echo "== $name"
-    if timeout "$limit" "$python" "$@" 2>"$OUT/logs/$name.err" | tee "$OUT/logs/$name.log"; then
-        echo "== $name: done in $((SECONDS - begin)) s"
-    else
-        echo "== $name: FAILED after $((SECONDS - begin)) s; its last lines:"
-        tail -n 3 "$OUT/logs/$name.err" "$OUT/logs/$name.log"
-        failed+=("$name")
+right() {
+    measure gpu_tests 60 "${tests[@]}" tests/model/fast tests/model/test_decoder.py -k "real_graphs or on_a_gpu or cuda"
+    measure each_method_decoder 60 benchmarks/gpu/each_method.py --kind llama --precision bfloat16 "${methods[@]}"
+    measure each_method_t5 50 benchmarks/gpu/each_method.py --kind t5 --precision bfloat16 "${methods[@]}"
+    measure each_method_graphs 30 benchmarks/gpu/each_method.py --kind t5 --compile $graphs --methods seqlora,rkif "${device[@]}"
+    if [ -z "${REDUCED:-}" ]; then # bitsandbytes
+        measure in_8_bits 15 benchmarks/gpu/each_method.py --kind llama --quantize 8bit --methods seqlora
+        measure in_4_bits 15 benchmarks/gpu/each_method.py --kind llama --quantize 4bit --methods seqlora
     fi
 }
 
-measure training_step_t5_large_graphs 100 benchmarks/training_step.py "${large[@]}" --repeat 4 --compile $graphs "${steps[@]}"
-measure training_step_t5_large 55 benchmarks/training_step.py "${large[@]}" --repeat 4 "${steps[@]}"
-measure training_step_flan_t5_xl 55 benchmarks/training_step.py "${big[@]}" --repeat 4 "${steps[@]}"
-measure training_step_llama2_7b 65 benchmarks/training_step.py "${llama[@]}" --repeat 4 "${steps[@]}"
-measure evaluation_t5_large 70 benchmarks/evaluation.py "${large[@]}"
-measure method_cost_t5_large 80 benchmarks/method_cost.py "${large[@]}" --rounds 1 --epochs 1 --methods rkif,ewc
-measure start_up 50 benchmarks/start_up.py "${mini[@]}" --stream agnews,yahoo --rounds 1
-measure same_numbers 40 -m pytest -o addopts=--import-mode=importlib -q tests/model/fast -k "real_graphs or on_a_gpu"
+fast() {
+    local large=(--shape t5-large "${size[@]}")
+    measure step_t5_large_graphs 65 benchmarks/training_step.py "${large[@]}" --repeat 4 --compile $graphs "${steps[@]}"
+    measure evaluation_t5_large 35 benchmarks/evaluation.py "${large[@]}" --rounds 1 --rows 256
+    measure method_cost_t5_large 45 benchmarks/method_cost.py "${large[@]}" --rounds 1 --epochs 1 --methods rkif
+    measure step_t5_large 35 benchmarks/training_step.py "${large[@]}" --repeat 4 "${steps[@]}"
+    if [ -e .gpu/complete ]; then
+        local smollm2=(--preset smollm2 --backbone ".gpu/$(cat .gpu/data/gguf.name)" --data .gpu/data "${device[@]}")
+        measure step_smollm2 40 benchmarks/training_step.py "${smollm2[@]}" --tasks dbpedia,amazon,yahoo,agnews "${steps[@]}"
+    fi
+}
 
-echo "== all in $SECONDS s; failed: ${failed[*]:-none}"
-[ ${#failed[@]} -eq 0 ]
+set_up
+case "${1:-}" in
+1) right ;;
+2) fast ;;
+3) exec "$(dirname "$0")/reference_table.sh" ;;
+*)
+    echo "usage: benchmarks/gpu/run_all.sh 1|2|3" >&2
+    exit 2
+    ;;
+esac
+finish

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -22,14 +23,19 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from clbench.answering.greedy import write_greedily
 from clbench.answering.label_trie import LabelStop, LabelTrie, LabelWalk
+from clbench.answering.opening import Opening, plain_inputs
 from clbench.data.tasks import Example
 from clbench.encoding.encoder import Encoded, Encoder, longest_answer
 from clbench.model.attached import Attached
 from clbench.model.backbone import Backbone, merged
+from clbench.model.fast.head_by_columns import head_by_columns
 from clbench.settings import Settings
 
 Way = Literal["generate", "labels"]
-Found = TypeVar("Found")
+Inputs = dict[str, Any]  # what `generate` is called with
+# From what is asked, the length of answers, and whether rows may be put off, to what is found for each, None for those.
+Ask = Callable[[Inputs, int, bool], Sequence[Any]]
+AskRows = Callable[[Sequence[Encoded], int, bool], Sequence[Any]]
 CPU_PADDING = 64  # tokens that cost a CPU about as much as a batch's pass for one token of its answers
 
 
@@ -101,7 +107,7 @@ class Asker:
         targets = self._encoder.encode([Example("", "", label, "") for label in labels])
         longest = max(len(target.labels) for target in targets)
 
-        def ask(rows: list[Encoded], _: int) -> list[list[float]]:
+        def ask(rows: Sequence[Encoded], _: int, __: bool) -> list[list[float]]:
             """Score one label after the other, so that a batch is no larger than one of answers."""
             columns = []
             for target in targets:
@@ -112,7 +118,7 @@ class Asker:
             chances: list[list[float]] = torch.stack(columns, 1).softmax(1).tolist()
             return chances
 
-        return self._in_batches(examples, [longest] * len(examples), ask)
+        return self._rows_in_batches(self._encoder.encode(examples), [longest] * len(examples), ask)
 
     def trie(self, labels: Sequence[str]) -> LabelTrie:
         """Return the trie of labels; their tokens are those that a target of training has.
@@ -126,9 +132,10 @@ class Asker:
     def _generate(self, examples: Sequence[Example], most: int | None, sampling: Sampling | None) -> list[str]:
         tokenizer = self._backbone.tokenizer
 
-        def ask(rows: list[Encoded], longest: int) -> list[str]:
-            tokens = self._write(rows, longest, lambda prompt: self._drawn(prompt, sampling))
-            return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        def ask(inputs: Inputs, longest: int, put_off: bool) -> list[str | None]:
+            tokens, left = self._write(inputs, longest, lambda prompt: self._drawn(prompt, sampling), put_off)
+            texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            return [None if row in left else text.strip() for row, text in enumerate(texts)]
 
         return self._in_batches(examples, [most or longest_answer(example) for example in examples], ask)
 
@@ -145,34 +152,40 @@ class Asker:
     def _choose(self, examples: Sequence[Example], trie: LabelTrie) -> list[str]:
         """Return the label that greedy decoding gives when it may write nothing else; `max_answer` does not cut a label."""
 
-        def ask(rows: list[Encoded], longest: int) -> list[str]:
-            walk = LabelWalk(trie, len(rows))
+        def ask(inputs: Inputs, longest: int, put_off: bool) -> Sequence[str]:
+            walk = LabelWalk(trie, len(inputs["input_ids"]))
             processors, criteria = LogitsProcessorList([walk]), StoppingCriteriaList([LabelStop(walk)])
-            self._write(rows, longest, lambda _: {"logits_processor": processors, "stopping_criteria": criteria})
+            self._write(inputs, longest, lambda _: {"logits_processor": processors, "stopping_criteria": criteria})
             return walk.answers()
 
         return self._in_batches(examples, [trie.depth] * len(examples), ask)
 
-    def _write(self, rows: list[Encoded], longest: int, choices: Callable[[int], dict[str, Any]]) -> Tensor:
-        """Return the tokens of the answers; a decoder's prompts, which come before them, are cut off.
+    def _write(
+        self, inputs: Inputs, longest: int, choices: Callable[[int], dict[str, Any]], put_off: bool = False
+    ) -> tuple[Tensor, list[int]]:
+        """Return the tokens of the answers, a decoder's prompts cut off, and which rows were put off.
 
         Args:
             choices: from the number of tokens before an answer to what is otherwise than greedy.
+            put_off: as in `write_greedily`.
         """
-        batch = self._backbone.collate(rows)
-        prompt = batch.input_ids.shape[1] if self._backbone.is_decoder else 0
-        inputs, chosen = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}, choices(prompt)
+        prompt = inputs["input_ids"].shape[1] if self._backbone.is_decoder else 0
+        chosen = choices(prompt)
         config = generation_config(self._backbone)
         if not chosen and not self._attached.hooks:  # else something counts rows: a walk, random numbers, a method
-            return write_greedily(self._backbone.model, inputs, config, longest)
+            return write_greedily(self._backbone.model, inputs, config, longest, put_off)
         tokens: Tensor = self._backbone.model.generate(
             **inputs, generation_config=config, max_new_tokens=longest, **chosen
         )
-        return tokens[:, prompt:]
+        return tokens[:, prompt:], []
 
-    def _in_batches(
-        self, examples: Sequence[Example], longest: Sequence[int], ask: Callable[[list[Encoded], int], list[Found]]
-    ) -> list[Found]:
+    def _in_batches(self, examples: Sequence[Example], longest: Sequence[int], ask: Ask) -> list[str]:
+        """Return what `ask` answers to questions, whose common beginning is read once; see `_rows_in_batches`."""
+        encoded = self._encoder.encode(examples)
+        inputs_of = self._opening(encoded, longest)
+        return self._rows_in_batches(encoded, longest, lambda rows, *others: ask(inputs_of(rows), *others))
+
+    def _rows_in_batches(self, encoded: Sequence[Encoded], longest: Sequence[int], ask: AskRows) -> list[Any]:
         """Return what `ask` answers to batches of questions, in the order of the questions.
 
         A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most
@@ -181,41 +194,59 @@ class Asker:
 
         Args:
             longest: for each question, how many tokens its answer may have.
-            ask: from the rows of a batch and the length of their answers to the answers.
         """
-        encoded = self._encoder.encode(examples)
         answers: list[Any] = [None] * len(encoded)
         waiting = defaultdict(list)
         for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
             waiting[longest[index]].append(index)
-        padding = math.inf  # on a GPU passes are what costs
-        if self._backbone.device.type == "cpu":
-            padding = CPU_PADDING * max([4, *(len(row.labels) for row in encoded)])
-        limits, settings, model = self._backbone.limits, self._settings, self._backbone.model
+        model = self._backbone.model
         model.eval()
-        with torch.no_grad(), merged(model) if self._attached.mergeable else nullcontext():
+        with torch.no_grad(), head_by_columns(model), merged(model) if self._attached.mergeable else nullcontext():
             for most, indices in waiting.items():
-                while indices:
-                    lengths = [len(encoded[i].input_ids) + most for i in indices[: settings.eval_batch_size]]
-                    size = limits.rows(lengths, settings, padding)
-                    rows = [encoded[index] for index in indices[:size]]
-                    found = _unless_out_of_memory(ask, rows, most)
-                    if found is None:
-                        limits.shrink(len(rows), lengths[0])
-                        clear_device_cache()
-                        continue
-                    for index, answer in zip(indices[:size], found, strict=True):
-                        answers[index] = answer
-                    del indices[:size]
+                found = self._ask_all([encoded[index] for index in indices], most, ask)
+                for index, answer in zip(indices, found, strict=True):
+                    answers[index] = answer
         return answers
 
+    def _ask_all(self, rows: Sequence[Encoded], most: int, ask: AskRows) -> list[Any]:
+        """Return the answers to questions, the longest prompts first, whose answers may have `most` tokens.
 
-def _unless_out_of_memory(
-    ask: Callable[[list[Encoded], int], list[Found]], rows: list[Encoded], longest: int
-) -> list[Found] | None:
+        Of each batch some rows may be put off, whose answers are long; in the end they are asked together.
+        """
+        padding = math.inf  # on a GPU passes are what costs
+        if self._backbone.device.type == "cpu":
+            padding = CPU_PADDING * max([4, *(len(row.labels) for row in rows)])
+        limits, settings = self._backbone.limits, self._settings
+        answers: list[Any] = [None] * len(rows)
+        waiting, left, first = list(range(len(rows))), list[int](), True
+        while waiting or left:
+            if not waiting:
+                waiting, left, first = left, [], False
+            lengths = [len(rows[i].input_ids) + most for i in waiting[: settings.eval_batch_size]]
+            batch = waiting[: limits.rows(lengths, settings, padding)]
+            put_off = first and (len(batch) < len(waiting) or bool(left))
+            found = _unless_out_of_memory(ask, [rows[i] for i in batch], most, put_off)
+            if found is None:
+                limits.shrink(len(batch), lengths[0])
+                clear_device_cache()
+                continue
+            left += [index for index, answer in zip(batch, found, strict=True) if answer is None]
+            for index, answer in zip(batch, found, strict=True):
+                answers[index] = answer
+            del waiting[: len(batch)]
+        return answers
+
+    def _opening(self, rows: Sequence[Encoded], longest: Sequence[int]) -> Callable[[Sequence[Encoded]], Inputs]:
+        """Return what gives the inputs of a batch of these questions; where nobody looks at tokens, they share a beginning."""
+        if not rows or not self._backbone.is_decoder or self._attached.hooks or not self._attached.mergeable:
+            return partial(plain_inputs, self._backbone)
+        return Opening(self._backbone, rows, max(longest)).inputs
+
+
+def _unless_out_of_memory(ask: AskRows, rows: Sequence[Encoded], longest: int, put_off: bool) -> Sequence[Any] | None:
     """Return the answers, None where memory ran out; by then everything that the attempt had made is let go."""
     try:
-        return ask(rows, longest)
+        return ask(rows, longest, put_off)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
             raise

@@ -9,18 +9,25 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from clbench.model.decoder import cache_name
+
 STAY = 0.5  # of a batch's rows; when no more are left, the others leave
+FEW = 8  # rows that are put off: a pass costs about as much for one
+EARLY = 8  # they are, once this part of the longest answer is written at most, since it has to be written again
 
 
-def write_greedily(model: Any, inputs: Mapping[str, Tensor], config: GenerationConfig, longest: int) -> Tensor:
+def write_greedily(
+    model: Any, inputs: Mapping[str, Tensor], config: GenerationConfig, longest: int, put_off: bool = False
+) -> tuple[Tensor, list[int]]:
     """Return the likeliest tokens (batch, tokens) that follow the prompts, padded on the right behind each end token.
 
     The tokens are those of `model.generate`. A generation is stopped as soon as half of its rows have ended, and goes on with the
-    other half and its keys and values, which costs no pass.
+    other half and its keys and values, which costs no pass. With them are returned the rows that are put off, if any.
 
     Args:
         inputs: what the model is asked: `input_ids`, for a decoder padded on the left, and `attention_mask`.
         longest: most tokens of an answer.
+        put_off: give up on the last few rows early, which are then to be asked together with those of other batches.
     """
     decoder = not model.config.is_encoder_decoder
     rows, device = len(inputs["input_ids"]), inputs["input_ids"].device
@@ -43,13 +50,15 @@ def write_greedily(model: Any, inputs: Mapping[str, Tensor], config: GenerationC
         answers[left, :written] = tokens[:, skipped:]
         stay = (~ends.ended(tokens)).nonzero().squeeze(1)
         if written == longest or not len(stay):
-            return answers
+            return answers, []
+        if put_off and len(stay) <= FEW and written * EARLY <= longest:
+            return answers, left[stay].tolist()
         left, going = left[stay], continued(going, found, stay, decoder)
 
 
 def continued(going: Mapping[str, Any], found: Mapping[str, Any], stay: Tensor, decoder: bool) -> dict[str, Any]:
     """Return what to call `generate` with to go on with some rows of what it returned."""
-    kept = "cache" if "cache" in found else "past_key_values"  # the name depends on the version of transformers
+    kept = cache_name(found)
     found[kept].batch_select_indices(stay)
     tokens, mask = found["sequences"][stay], going["attention_mask"][stay]
     if decoder:

@@ -46,7 +46,8 @@ class Passes:
         with self.cost.forward_pass(len(batch.labels)):
             loss = compiled(batch) if compiled is not None and weights is None else None
             if loss is None:
-                loss = batch_loss(self._attached.model, self._call(weights), batch, choose=compiled is None)
+                together = not self._checkpointed and self._attached.treats_rows_alike()
+                loss = batch_loss(self._attached.model, self._call(weights), batch, compiled is None, together)
         if loss.requires_grad:
             loss.register_hook(self.cost.count_backward)
         return loss

@@ -17,7 +17,8 @@ from clbench.errors import ClbenchError
 from clbench.model.backbone import Backbone, attach_adapter, tied_weights
 from clbench.model.backbone_files import public_name
 from clbench.model.fast.compiled import CompiledLoss, GraphedLoss, check_compile, compiled_loss
-from clbench.model.fast.fused_lora import fuse_lora, restore_lora
+from clbench.model.fast.fused_attention import fuse_attention, restore_attention
+from clbench.model.fast.fused_lora import fuse_lora, has_hooks, restore_lora
 from clbench.model.fast.fused_norms import fuse_norms, restore_norms
 from clbench.model.gradient_checkpointing import set_checkpointing
 from clbench.model.lora_blocks import ADAPTER_FILE, Blocks
@@ -96,6 +97,7 @@ class Attached:
         """Take hold of what is trainable now; from here on the backward pass computes activations again, if it is to."""
         self.weights = Weights(self.model)
         fuse_norms(self.model)
+        fuse_attention(self.model)
         if self._settings.gradient_checkpointing:
             set_checkpointing(self.model, True)
         unchanging = self._blocks is None and not self.parts  # what the model computes does not change between tasks
@@ -140,6 +142,7 @@ class Attached:
         if self._settings.gradient_checkpointing:
             set_checkpointing(self.model, False)
         restore_norms(self.model)
+        restore_attention(self.model)
         if self.adapter is not None:
             restore_lora(self.model)  # else the layers hold one another, and their memory
             self.adapter.merge_and_unload(safe_merge=True) if fold else self.adapter.unload()
@@ -165,6 +168,22 @@ class Attached:
     def mergeable(self) -> bool:
         """Whether the adapter can be folded into the frozen weights: not where a gate weighs its blocks by the input."""
         return self._blocks is None or self._blocks.gate is None
+
+    def treats_rows_alike(self) -> bool:
+        """Return whether a decoder may compute once what the rows of a training batch begin with: it pays, and nobody notices.
+
+        Whoever hooked into a pass, or weighs blocks by a row's tokens, would notice; with dropout each row drops entries of its
+        own. It pays where arithmetic is what costs, on a CPU: on a GPU a small model's step is the launching of its kernels.
+        """
+        if not self._backbone.is_decoder or self._backbone.device.type != "cpu" or self.hooks or not self.mergeable:
+            return False
+        if self.model.training and (getattr(self.model.config, "attention_dropout", 0.0) or 0.0) > 0:
+            return False
+        reader = (self.model, self.model.get_output_embeddings())  # there it is `read_labels` that has hooked in
+        parts = (part for part in self.model.modules() if part not in reader)
+        return not any(
+            has_hooks(part) or (isinstance(part, nn.Dropout) and part.training and part.p > 0) for part in parts
+        )
 
     def save(self, folder: Path) -> None:
         """Write what was put on the model: the adapter in PEFT's format, the parts as `parts.safetensors`."""

@@ -16,18 +16,19 @@ from clbench.model.gradient_checkpointing import without_checkpointing
 Call = Callable[..., Any]  # a model, called with its inputs by name
 
 
-def batch_loss(model: Any, call: Call, batch: Batch, choose: bool = True) -> Tensor:
+def batch_loss(model: Any, call: Call, batch: Batch, choose: bool = True, together: bool = False) -> Tensor:
     """Return the loss of a batch, a scalar with its graph.
 
     Args:
         model: the model that `call` calls, with whatever weights.
         choose: score only the positions that have a label, where the batch knows them: the vocabulary is wide.
+        together: a decoder computes what all rows begin with once (see `read_labels`).
     """
     if batch.labelled is None or not choose:
         return full_loss(call, batch.input_ids, batch.attention_mask, batch.labels)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
     if not model.config.is_encoder_decoder:
-        scores = call(**inputs, labels=batch.labels, labelled=batch.labelled).logits
+        scores = call(**inputs, labels=batch.labels, labelled=batch.labelled, together=together).logits
     else:
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch.labels)
         with scoring(model, batch.labelled):

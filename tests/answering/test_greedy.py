@@ -58,8 +58,9 @@ def test_the_tokens_are_those_of_generate_and_rows_that_ended_leave(asked, stay,
     handle = reader.register_forward_pre_hook(
         lambda part, arguments, named: passes.append(tuple(named["input_ids"].shape)), with_kwargs=True
     )
-    found = write_greedily(model, inputs, config, LONGEST)
+    found, left = write_greedily(model, inputs, config, LONGEST)
     handle.remove()
+    assert left == []
     assert cut(found, config.eos_token_id) == expected
     rows = [shape[0] for shape in passes]
     assert rows == sorted(rows, reverse=True)
@@ -74,7 +75,39 @@ def test_the_tokens_are_those_of_generate_and_rows_that_ended_leave(asked, stay,
 def test_what_follows_an_end_is_padding(asked):
     model, inputs, config = asked
     config.pad_token_id = 3
-    found = write_greedily(model, inputs, config, LONGEST)
+    found, left = write_greedily(model, inputs, config, LONGEST)
+    assert left == []
     assert found.shape == (len(inputs["input_ids"]), LONGEST)
     for row, answer in zip(found.tolist(), cut(found, config.eos_token_id), strict=True):
         assert row[len(answer) :] == [3] * (LONGEST - len(answer))
+
+
+@torch.no_grad()
+def test_the_last_few_rows_are_put_off_early_or_not_at_all(asked, monkeypatch):
+    model, inputs, config = asked
+    whole = cut(write_greedily(model, inputs, config, LONGEST)[0], config.eos_token_id)
+    found, left = write_greedily(model, inputs, config, 8 * LONGEST, put_off=True)
+    assert 0 < len(left) <= greedy.FEW
+    for row, answer in enumerate(cut(found, config.eos_token_id)):
+        assert (answer == whole[row]) == (row not in left)
+    monkeypatch.setattr(greedy, "EARLY", 10**6)
+    assert write_greedily(model, inputs, config, LONGEST, put_off=True)[1] == []
+
+
+def test_rows_that_are_put_off_are_asked_together(make_learner, toy_tasks, monkeypatch):
+    learner = make_learner(max_answer=40, eval_batch_size=4, lora_targets="all-linear", lora_rank=8)
+    learner.weights.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.4)
+    rows, calls = [*toy_tasks[0].test, *toy_tasks[1].test], []
+    own = write_greedily
+
+    def noted(model, inputs, config, longest, put_off=False):
+        found, left = own(model, inputs, config, longest, put_off)
+        if put_off:  # as if some answers were long
+            left = [0, 1]
+        calls.append((len(inputs["input_ids"]), put_off))
+        return found, left
+
+    expected = learner.answer(rows)
+    monkeypatch.setattr("clbench.answering.asker.write_greedily", noted)
+    assert learner.answer(rows) == expected
+    assert calls == [(4, True)] * 4 + [(4, False)] * 2

@@ -208,10 +208,11 @@ def test_the_head_scores_the_labels_alone_in_one_product(make_decoder, toy_tasks
     expected = learner.loss(batch)
     learner.loss(replace(batch))  # does not know where its labels are
     learner.model(input_ids=batch.input_ids)
+    learner.model(input_ids=batch.input_ids, logits_to_keep=1)  # as in generation
     handle.remove()
-    labels = int((batch.labels != IGNORED).sum())
+    labels, shape = int((batch.labels != IGNORED).sum()), batch.input_ids.shape
     assert labels < batch.labels.numel()
-    assert [tuple(states.shape[:-1]) for states in seen] == [(labels,), batch.labels.shape, batch.input_ids.shape]
+    assert [tuple(part.shape[:-1]) for part in seen] == [(labels,), batch.labels.shape, shape, (shape[0], 1)]
     assert all(states.is_contiguous() for states in seen)
     assert learner.loss(replace(batch)).item() == pytest.approx(expected.item(), rel=1e-6)
 
