@@ -34,6 +34,7 @@ from clbench.model.fast.fused_norms import fuse_norms, restore_norms
 from clbench.settings import resolve_settings
 
 MICRO = 2
+ORDER_1 = "dbpedia,amazon,yahoo,agnews"
 TARGETS = {"training": 1.6, "answers": 3.0}
 
 
@@ -109,7 +110,7 @@ def main() -> None:
     add_backbone_arguments(parser)
     parser.add_argument("--preset", help="of the settings [the backbone's own]")
     parser.add_argument("--data", default="toy")
-    parser.add_argument("--tasks", default="dbpedia,amazon,yahoo,agnews", help="[those of order 1]")
+    parser.add_argument("--tasks", default=ORDER_1, help="[those of order 1]")
     parser.add_argument("--learning-rate", help="[the preset's]")
     parser.add_argument("--train", type=int, default=200, help="training rows a task [200]")
     parser.add_argument("--test", type=int, default=100, help="questions a task [100]")
@@ -142,7 +143,9 @@ def main() -> None:
     ratios = {part: sums[f"released {part}"] / sums[f"our {part}"] for part in TARGETS}
     print("all: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in ratios.items()) + f"; targets {TARGETS}")
     content = {"backbone": backbone.name, "data": arguments.data, "tasks": table, "ratios": ratios, "targets": TARGETS}
-    print(f"-> {write_outcome(named('released_loop', backbone.name, arguments.data), backbone.device, content)}")
+    details = ["" if arguments.tasks == ORDER_1 else arguments.tasks, arguments.learning_rate or ""]
+    name = named("released_loop", backbone.name, arguments.data, *details)
+    print(f"-> {write_outcome(name, backbone.device, content)}")
 
 
 if __name__ == "__main__":
