@@ -31,8 +31,8 @@ def check_exportable(saved: SavedLearner) -> None:
         )
     if closes_prompts(saved.learner.backbone):
         raise ClbenchError(
-            f"the tokenizer of backbone '{saved.learner.backbone.name}' closes prompts, too, by its end token, which "
-            f"clbench takes away and plain transformers does not; switch that off in the backbone's tokenizer.json, and run again"
+            f"the tokenizer of backbone '{saved.learner.backbone.name}' closes prompts, too, by its end token, which clbench "
+            f"takes away and plain transformers does not; name a copy of the backbone whose tokenizer does not with --backbone"
         )
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pluggy
@@ -26,7 +26,7 @@ from clbench.records.record import Record, decode_record, encode_record
 from clbench.running.checkpoints import read_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.running.plain_folder import answers_itself, beyond_weights, save_tokenizer, write_card
 from clbench.running.protocol import DefaultProtocol, Run, ask_method
-from clbench.settings import Settings, list_settings
+from clbench.settings import MOST_TOKENS, Settings, list_settings
 from clbench.spec import RunSpec
 
 LEARNER_FILE = "learner.json"
@@ -99,6 +99,21 @@ class Saved:
     identity: str
     prompts: tuple[TaskPrompt, ...]
     question: Example | None
+
+
+class _Question(msgspec.Struct):
+    head: str
+    passage: str
+    tail: str
+
+
+class _Content(msgspec.Struct):
+    """What stands in `learner.json`."""
+
+    spec: dict[str, Any]
+    identity: str
+    prompts: Annotated[tuple[TaskPrompt, ...], msgspec.Meta(min_length=1)]
+    question: _Question | None
 
 
 def save_learner(run: Run, record: Record, folder: Path) -> None:
@@ -209,14 +224,15 @@ def read_saved(folder: Path) -> Saved:
     except (ValueError, OSError) as error:
         raise ClbenchError(f"{file}: cannot be read as JSON: {error}") from None
     try:
-        prompts = tuple(msgspec.convert(content["prompts"], list[TaskPrompt]))
-        question = None if content["question"] is None else Example(target="", **content["question"])
-        if not prompts or type(content["identity"]) is not str:
-            raise TypeError(f"{len(prompts)} prompts, identity {content['identity']!r}"[:200])
-        return Saved(RunSpec.from_dict(content["spec"]), content["identity"], prompts, question)
+        found = msgspec.convert(content, _Content)
+        if any(not 1 <= (prompt.max_answer or 1) <= MOST_TOKENS for prompt in found.prompts):
+            raise ValueError("an answer of no tokens, or of more than there can be")
+        asked = found.question
+        question = None if asked is None else Example(asked.head, asked.passage, "", asked.tail)
+        return Saved(RunSpec.from_dict(found.spec), found.identity, found.prompts, question)
     except ClbenchError as error:
         raise ClbenchError(f"{file}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, msgspec.ValidationError) as error:
         raise ClbenchError(f"{file}: says nothing of a saved run, or one of an earlier clbench ({error!r})") from None
 
 

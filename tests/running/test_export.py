@@ -1,13 +1,16 @@
 """What a run has learned, used without clbench: the record's answers by plain transformers and PEFT, on four architectures."""
 
 import json
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from huggingface_hub.utils import filter_repo_objects
 from peft import PeftModel
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from clbench.data.sources import load_tasks
@@ -19,6 +22,8 @@ from clbench.model.backbone import load_backbone
 from clbench.model.backbone_files import hub_id, lasting_name, public_name
 from clbench.records.files import read_record
 from clbench.records.model_card import CardFacts, Shown, model_card
+from clbench.running.export import check_exportable
+from clbench.running.plain_folder import closes_prompts
 from clbench.running.saved_learner import load_learner
 from clbench.settings import Settings
 from tests.cli.test_bad_input import expect_error
@@ -148,6 +153,28 @@ def test_lora_on_a_head_that_is_the_embedding_as_well_is_not_merged(llama_folder
     ):
         learner.attached.fold()
     assert learner.attached.adapter is not None  # nothing was taken off
+
+
+def test_weights_in_few_bits_are_not_merged(make_learner, monkeypatch):
+    learner = make_learner()
+    monkeypatch.setattr("clbench.model.attached.is_quantized", lambda layer: True)
+    with pytest.raises(
+        ClbenchError, match=r"cannot be merged .* in 8 or 4 bits, which cannot take the adapter up exactly$"
+    ):
+        learner.attached.fold()
+    assert learner.attached.adapter is not None
+
+
+def test_a_tokenizer_that_ends_prompts_is_refused(llama_folder, tiny_folder, tmp_path):
+    shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    form = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = form
+    tokenizer.save_pretrained(tmp_path)
+    ending, usual, encoder = (load_backbone(str(folder), "cpu") for folder in (tmp_path, llama_folder, tiny_folder))
+    assert [closes_prompts(one) for one in (ending, usual, encoder)] == [True, False, False]
+    with pytest.raises(ClbenchError, match=r"closes prompts, too, by its end token, .* with --backbone$"):
+        check_exportable(SimpleNamespace(beyond_weights="", learner=SimpleNamespace(backbone=ending)))
 
 
 @pytest.fixture

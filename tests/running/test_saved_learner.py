@@ -231,7 +231,9 @@ def test_anything_in_learner_json_is_read_or_refused_in_a_line(tmp_path):
         for value in VALUES:
             (tmp_path / "learner.json").write_text(json.dumps(changed(SAVED, place, value)))
             try:
-                assert type(read_saved(tmp_path).identity) is str
+                saved = read_saved(tmp_path)
+                assert type(saved.identity) is type(saved.prompts[0].template) is str
+                assert (saved.prompts[0].max_answer or 1) in range(1, 1_000_001)
             except ClbenchError as error:
                 errors.append(str(error))
     assert len(errors) > 500
