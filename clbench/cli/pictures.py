@@ -60,17 +60,38 @@ def plot(
 @stream_option
 @source_option
 @ledger_option
-@click.option("-o", "--output", type=PATH, default=Path("report.html"), help="[report.html]")
-def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
-    """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
+@click.option("-o", "--output", type=PATH, help="The page's file. [report.html]")
+@click.option("--site", type=PATH, help="Write a folder instead, with a page a run and its wrong answers.")
+@click.option("--data", help="With --site: where the questions lie, or none to leave them out. [as the records say]")
+def report(
+    results: Path,
+    stream: str | None,
+    source: str,
+    ledger: Path | None,
+    output: Path | None,
+    site: Path | None,
+    data: str | None,
+) -> None:
+    """Write an HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
     from clbench.atomic import make_folder, write_atomically
+    from clbench.errors import ClbenchError
     from clbench.reports.published import read_ledger
 
+    if site is not None and output is not None:
+        raise ClbenchError("give --output (one file) or --site (a folder), not both")
+    if site is None and data is not None:
+        raise ClbenchError("--data is for the pages of single runs, which --site DIR writes")
     console = Terminal()
     with console.status("making the report"):
-        from clbench.reports.page import make_report
+        from clbench.reports.page import make_page, read_report
+        from clbench.reports.site import write_site
 
-        page = make_report(results, read_ledger(ledger), source, stream)
-    make_folder(output.parent)
-    write_atomically(output, lambda path: path.write_text(page, "utf-8"))
-    console.print(f"{output}")
+        found, published = read_report(results, stream), read_ledger(ledger)
+        if site is not None:
+            page = write_site(found, published, source, site, data)
+        else:
+            page = output or Path("report.html")
+            text = make_page(found, published, source)
+            make_folder(page.parent)
+            write_atomically(page, lambda path: path.write_text(text, "utf-8"))
+    console.print(f"{page}")

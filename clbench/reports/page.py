@@ -1,21 +1,18 @@
 """The one-file report of a results folder: tables, pictures, recipes, audit verdicts and environment as one HTML page.
 
-The page loads nothing: pictures are data within it, styles too, and its content policy forbids the rest. Every text from a record
-is escaped by the template (`report.html`).
+The page loads nothing: pictures are data within it (see `clbench/reports/templates.py` for what else keeps it closed).
 """
 
 from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from clbench import __version__
 from clbench.errors import ClbenchError
@@ -23,11 +20,12 @@ from clbench.records.files import RunFiles, read_records
 from clbench.records.record import Record
 from clbench.reports.comparison import compare_rows, compare_sheet
 from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
-from clbench.reports.plots.kinds import KINDS, draw, has_matplotlib, picture
-from clbench.reports.plots.series import Series
+from clbench.reports.plots.kinds import draw_untitled, has_matplotlib, page_svg, title_of
+from clbench.reports.plots.series import Series, subject
 from clbench.reports.published import Published
 from clbench.reports.suites import DRAWS_MAPS
 from clbench.reports.tables import Cell, Sheet
+from clbench.reports.templates import render
 from clbench.settings import NOT_RECIPE
 
 
@@ -47,11 +45,23 @@ class Board:
     rows: Sequence[Row]
 
 
-def make_report(folder: Path, ledger: Sequence[Published], source: str = "rkif", stream: str | None = None) -> str:
-    """Return the report of a results folder as HTML.
+@dataclass(frozen=True)
+class Report:
+    """What a report is of: a results folder and the leaderboard's rows of its records."""
+
+    folder: Path
+    rows: Sequence[Row]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records, as the rows hold them."""
+        return [record for row in self.rows for record in row.records]
+
+
+def read_report(folder: Path, stream: str | None = None) -> Report:
+    """Read what a report needs of a results folder.
 
     Args:
-        source: whose published numbers ours are set beside.
         stream: a stream or a family to keep.
 
     Raises:
@@ -60,24 +70,36 @@ def make_report(folder: Path, ledger: Sequence[Published], source: str = "rkif",
     rows = make_rows(read_records(folder), stream)
     if not rows:
         raise ClbenchError(f"there are no records{f' of stream {stream!r}' if stream else ''} in '{folder}'")
+    return Report(folder, rows)
+
+
+def make_page(
+    report: Report, ledger: Sequence[Published], source: str = "rkif", links: Mapping[str, str] | None = None
+) -> str:
+    """Return a report as one HTML page.
+
+    Args:
+        source: whose published numbers ours are set beside.
+        links: where the pages of single runs lie, by the names of their records.
+
+    Raises:
+        ClbenchError: no such source.
+    """
+    rows, records, folder = report.rows, report.records, report.folder
     boards = boards_of(rows)
-    records = [record for row in rows for record in row.records]
-    compared = compare_sheet(compare_rows(rows, ledger, source))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["cell"] = lambda cell: Cell(cell) if isinstance(cell, str) else cell
-    template = environment.from_string(files("clbench.reports").joinpath("report.html").read_text("utf-8"))
-    return template.render(
+    return render(
+        "report.html",
         folder=folder.resolve().name,
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         records=records,
         leaderboard=leaderboard_sheet(rows, folder),
-        compared=compared,
+        compared=compare_sheet(compare_rows(rows, ledger, source)),
         boards=[(board.title, list(pictures_of(board, folder)), recipe_sheet(board)) for board in boards],
         no_pictures="" if has_matplotlib() else "No pictures: matplotlib is not installed (pip install matplotlib).",
         audits=audit_verdicts(records),
         environment=environment_sheet(records),
-        runs=runs_sheet(records),
+        runs=runs_sheet(records, links or {}),
     )
 
 
@@ -110,9 +132,8 @@ def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
     every = [Series(row.label, row.records) for row in board.rows]
     for kind in ("overall", "bars", "time"):
         yield make_picture(kind, every)
-    fused = [one for one in every if all("fusions" in task for record in one.records for task in record.learned)]
-    if len(fused) > 1:
-        yield make_picture("fusions", fused)
+    with suppress(ClbenchError):  # where there are no two numbers of fusions
+        yield make_picture("fusions", every)
     for name in dict.fromkeys(record.stream.name for one in every for record in one.records):
         of_stream = [
             Series(one.label, kept)
@@ -120,25 +141,25 @@ def pictures_of(board: Board, folder: Path) -> Iterator[Picture]:
             if (kept := [record for record in one.records if record.stream.name == name])
         ]
         if len(of_stream[0].records[0].tasks) > 1:
-            yield make_picture("curves", of_stream, name)
-            yield make_picture("matrix", of_stream, name)
-        yield from pictures_of_maps(of_stream, name, folder)
+            yield make_picture("curves", of_stream)
+            yield make_picture("matrix", of_stream)
+        yield from pictures_of_maps(of_stream, folder)
 
 
-def pictures_of_maps(series: Sequence[Series], stream: str, folder: Path) -> Iterator[Picture]:
+def pictures_of_maps(series: Sequence[Series], folder: Path) -> Iterator[Picture]:
     """Yield the pictures of the maps that a stream's runs logged, method by method."""
     for one in series:
         maps = [path for record in one.records if (path := RunFiles(folder, record.name).maps).exists()]
         if maps and len(one.records[0].tasks) > 1:
             for kind in DRAWS_MAPS:
-                yield make_picture(kind, [Series(one.label, one.records, "", maps)], f"{one.label}, {stream}")
+                drawn = make_picture(kind, [Series(one.label, one.records, "", maps)])
+                yield replace(drawn, caption=f"{one.label}: {drawn.caption}")
 
 
-def make_picture(kind: str, series: Sequence[Series], of: str = "") -> Picture:
+def make_picture(kind: str, series: Sequence[Series]) -> Picture:
     """Draw a picture for the page."""
-    content = base64.b64encode(picture(draw(kind, series), "svg")).decode("ascii")
-    about = KINDS[kind]
-    return Picture(f"{about[0].upper()}{about[1:]}" + (f": {of}" if of else ""), f"data:image/svg+xml;base64,{content}")
+    content = base64.b64encode(page_svg(draw_untitled(kind, series)).encode("utf-8")).decode("ascii")
+    return Picture(f"{title_of(kind)}: {subject(series)}", f"data:image/svg+xml;base64,{content}")
 
 
 def recipe_sheet(board: Board) -> Sheet:
@@ -189,11 +210,11 @@ def environment_sheet(records: Sequence[Record]) -> Sheet:
     return Sheet("Environment", header, lines, left=range(1, len(header)))
 
 
-def runs_sheet(records: Sequence[Record]) -> Sheet:
-    """Return one line a run."""
-    lines = [
+def runs_sheet(records: Sequence[Record], links: Mapping[str, str]) -> Sheet:
+    """Return one line a run, which leads to its page where there is one."""
+    lines: list[list[str | Cell]] = [
         [
-            record.name,
+            Cell(record.name, link=links.get(record.name, "")),
             record.method.name,
             record.stream.name,
             str(record.seed),

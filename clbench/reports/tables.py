@@ -35,10 +35,11 @@ Mark = Literal["", "best", "close"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text; 'best' is shown in bold, 'close' (not significantly worse than the best) underlined."""
+    """A cell's text; 'best' is shown in bold, 'close' (not significantly worse than the best) underlined; `link` is for pages."""
 
     text: str
     mark: Mark = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

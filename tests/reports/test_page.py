@@ -1,7 +1,9 @@
 """The report: well-formed, complete, loads nothing from elsewhere, and what a record says is text and never markup."""
 
 import base64
+import hashlib
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +15,11 @@ import pytest
 from clbench.errors import ClbenchWarning
 from clbench.records.files import read_record, read_records
 from clbench.records.maps import Maps, Point, write_maps
-from clbench.reports.page import make_report
+from clbench.reports.page import make_page, read_report
 from clbench.reports.published import read_ledger
-from tests.conftest import REFERENCE
+from tests.conftest import REFERENCE, ROOT
 
+TEMPLATES = ROOT / "clbench" / "reports" / "templates"
 VOID = ("meta", "img", "link", "br", "hr", "input")
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -43,7 +46,7 @@ class Page(HTMLParser):
 
     def handle_data(self, text):
         self.texts.append(text)
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.cells[-1] += text
 
     @property
@@ -55,13 +58,17 @@ class Page(HTMLParser):
 def text():
     """The report of the reference records of two methods."""
     with TemporaryDirectory() as place:
-        yield make_report(copy_records(Path(place)), read_ledger())
+        yield report_of(copy_records(Path(place)))
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A results folder with the reference records of two methods."""
     return copy_records(tmp_path)
+
+
+def report_of(folder):
+    return make_page(read_report(folder), read_ledger())
 
 
 def copy_records(folder):
@@ -99,18 +106,37 @@ def test_pictures_are_svg_within_the_page(text):
 
 def test_nothing_is_loaded_from_elsewhere(text):
     page = Page(text)
-    tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "audio", "video", "source", "svg"}
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("script") == 1  # ours
+    assert not set(tags) & {"link", "iframe", "object", "embed", "base", "form", "audio", "video", "source", "svg"}
     for tag, attributes in page.elements:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "srcset", "poster", "action", "data", "background"):
                 assert value.startswith(("data:image/", "#")), (tag, name)
-    style = text[text.index("<style>") : text.index("</style>")]
+    style, script = within(text, "style"), within(text, "script")
     assert "url(" not in style
     assert "@import" not in style
+    assert not re.search(r"fetch|XMLHttp|import|eval|innerHTML|http", script)
     policy = next(a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    allowed = f"img-src data:; style-src {digest(style)}; script-src {digest(script)}"
+    assert policy == f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def within(text, tag):
+    (found,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+    return found
+
+
+def digest(text):
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def test_what_differs_folds(text):
+    folds = re.findall(r'<details class="fold"><summary>(.*?)</summary>', text)
+    differing = [fold for fold in folds if fold.startswith("mini, not t5-large")]
+    assert len(differing) == 2  # of rkif and seqlora
+    assert all(re.search(r"and \d+ more</span>", fold) for fold in differing)
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # the names are wider than the picture
@@ -123,9 +149,10 @@ def test_malicious_names_are_text(folder):
         record["environment"] |= {"device": EVIL, "git_commit": EVIL, "versions": {EVIL: EVIL}}
         record["audit"]["findings"] = [f"warning: {EVIL}"]
         path.write_text(json.dumps(record))
-    text = make_report(folder, read_ledger())
+    text = report_of(folder)
     page = Page(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
+    assert within(text, "script") == TEMPLATES.joinpath("script.js").read_text("utf-8")
     assert all(image["src"].startswith("data:") and set(image) == {"alt", "src"} for image in page.images)
     assert sum(EVIL in one for one in page.texts) > 10  # shown as what it is
 
@@ -140,15 +167,15 @@ def test_logged_maps_are_drawn(folder):
     tensors = {"encoder.block.0.layer.0.SelfAttention.q.lora_A.w": 1}
     maps = Maps(name, 32, ["dbpedia", "amazon"], tensors, points, importance, vector)
     write_maps(folder / f"{name}.maps.safetensors", maps)
-    captions = [image["alt"] for image in Page(make_report(folder, read_ledger())).images]
-    assert sum("rkif, standard:1" in caption for caption in captions) == 3
+    captions = [image["alt"] for image in Page(report_of(folder)).images]
+    assert sum(caption.startswith("rkif: ") and "Standard CL (order 1)" in caption for caption in captions) == 3
 
 
 def test_missing_answers_leave_the_leaderboard_without_significance(folder):
     for path in folder.glob("*.answers.jsonl"):
         path.unlink()
     with pytest.warns(ClbenchWarning, match="no answers"):
-        text = " ".join(Page(make_report(folder, read_ledger())).texts)
+        text = " ".join(Page(report_of(folder)).texts)
     assert "Without significance, since answers are missing: " in text
     assert "48.4 ± 1.2" in text
 

@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from clbench.errors import ClbenchError
 from clbench.records.maps import QUARTERS, Maps, Numbers, TensorPlace, read_maps
-from clbench.reports.plots.style import CHARACTER, NUMBERS, grid_shape, heat_map, luminance, new_figure, panels_of
+from clbench.reports.plots.style import (
+    CHARACTER,
+    NUMBERS,
+    SMALL,
+    grid_shape,
+    heat_map,
+    ink_on,
+    new_figure,
+    note,
+    panels_of,
+)
 
 if TYPE_CHECKING:
     from clbench.reports.plots.series import Series
 
 GROWN, SHRUNK = 1.5, 0.5  # factors from which a change is marked
 MOST = 5  # panels beside one another
+DEPTH = 1000  # the largest value over the smallest that has a colour of its own
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,10 @@ def maps(series: Sequence[Series]) -> Figure:
         end = found.point(new, 1)
         panels += [
             Panel(
-                f"task vector of {name}", by_layer(found, found.task_vector[end]), None, "task vector: mean |w - w_0|"
+                f"{label}task vector of {name}",
+                by_layer(found, found.task_vector[end]),
+                None,
+                "task vector: mean |w - w_0|",
             ),
             Panel(f"{label}importance of {name}", by_layer(found, found.importance[end, new])),
         ]
@@ -83,13 +97,13 @@ def stages(series: Sequence[Series]) -> Figure:
 
 
 def all_maps(series: Sequence[Series]) -> list[tuple[str, Maps]]:
-    """Return the maps of each series, with the method's name and a line break where they are of several methods.
+    """Return the maps of each series, with the method's name and a colon where they are of several methods.
 
     Raises:
         ClbenchError: they are of different models or trained weights.
     """
     several = len({one.label for one in series}) > 1
-    found = [(f"{one.label}\n" if several else "", mean_maps(one)) for one in series]
+    found = [(f"{one.label}: " if several else "", mean_maps(one)) for one in series]
     for _, other in found:
         if layout_of(other) != layout_of(found[0][1]):
             raise ClbenchError(f"the maps of '{other.name}' are of other modules than those of '{found[0][1].name}'")
@@ -142,29 +156,30 @@ def by_layer(found: Maps, values: Numbers) -> NUMBERS:
 
 
 def draw_panels(panels: Sequence[Panel], found: Maps) -> Figure:
-    """Draw heat maps in a grid; those of one measure share a scale, in which the square root sets the colour."""
+    """Draw heat maps in a grid; those of one measure share a scale, a logarithmic one."""
     layers, modules = layout_of(found)
     names = [short(module) for module in modules]
-    width = max(1.5, 0.24 * len(names)) + 0.25
-    height = max(1.2, 0.17 * len(layers)) + 0.55
+    width = max(1.7, 0.17 * len(names)) + 0.15
+    height = max(1.2, 0.17 * len(layers)) + 0.5
     labels = CHARACTER * max(map(len, names)) + 0.2, CHARACTER * max(map(len, layers)) + 0.3
     measures = list(dict.fromkeys(panel.measure for panel in panels))
     most = MOST if len(measures) == 1 else 4
     rows, columns = grid_shape(len(panels), most)
-    figure = new_figure(columns * width + labels[1] + 0.9 * len(measures), rows * height + labels[0] + 0.4)
+    figure = new_figure(columns * width + labels[1] + 0.8 * len(measures), rows * height + labels[0])
     drawn = panels_of(figure, len(panels), most, sharex=True, sharey=True)
     for measure in measures[::-1]:
         chosen = [(axes, panel) for axes, panel in zip(drawn, panels, strict=True) if panel.measure == measure]
-        top = max(float(np.nanmax(panel.values)) for _, panel in chosen)
+        top = max(float(np.nanmax(panel.values)) for _, panel in chosen) or 1.0
         for axes, panel in chosen:
-            image = heat_map(axes, panel.values, layers, names, norm=PowerNorm(0.5, 0, top or 1))
+            image = heat_map(axes, panel.values, layers, names, norm=LogNorm(top / DEPTH, top, clip=True))
             axes.set_title(panel.title, fontsize=8)
-            axes.tick_params(labelsize=7)
+            axes.tick_params(labelsize=SMALL)
             if panel.before is not None:
                 mark_changes(axes, image, panel.values, panel.before)
-        figure.colorbar(image, ax=drawn, label=measure, aspect=max(15, rows * height / 0.2))
+        bar = figure.colorbar(image, ax=drawn, label=measure, aspect=max(15, rows * height / 0.2), format="%.0e")
+        bar.ax.tick_params(labelsize=SMALL)
     if any(panel.before is not None for panel in panels):
-        figure.supxlabel("+ grown, - shrunk by half or more", fontsize=8)
+        note(figure, "+ grown, - shrunk by half or more")
     return figure
 
 
@@ -174,8 +189,8 @@ def mark_changes(axes: Axes, image: Any, values: NUMBERS, before: NUMBERS) -> No
         ratio = values / before
     for sign, where in (("+", ratio >= GROWN), ("-", ratio <= SHRUNK)):
         for i, j in zip(*np.nonzero(where), strict=True):
-            ink = "white" if luminance(image.cmap(image.norm(values[i, j]))) < 0.45 else "black"
-            axes.text(j, i, sign, ha="center", va="center", color=ink, fontsize=7, fontweight="bold")
+            ink = ink_on(image, values[i, j])
+            axes.text(j, i, sign, ha="center", va="center", color=ink, fontsize=SMALL, fontweight="bold")
 
 
 def short(module: str) -> str:
