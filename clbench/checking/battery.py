@@ -31,6 +31,7 @@ from clbench.running.run import execute_run
 from clbench.running.saved_learner import STATE_FILE, read_saved, restore_learner
 from clbench.settings import Settings
 from clbench.spec import RunSpec
+from clbench.units import counted
 
 STREAM = find_stream("sst-2,agnews")
 ROWS = 72  # 9 steps a task: a window of the default 8 is closed, and 2% of the rows are not nothing
@@ -42,11 +43,12 @@ SETTINGS = Settings(
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check: passed, unless there is a `fault`; `note` says what was not applicable."""
+    """The result of one check: passed, unless there is a `fault`; `note` says what was not applicable; `error` was raised."""
 
     check: str
     fault: str = ""
     note: str = ""
+    error: ClbenchError | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Battery:
         try:
             whole = self.run("whole", [observer], tasks=observer.watch(self.tasks))
         except ClbenchError as error:
-            return [Finding(first, str(error))]
+            return [Finding(first, str(error), error=error)]
         checks: dict[str, Callable[[], tuple[str, str]]] = {
             first: lambda: check_changes(whole, observer),
             "every optimizer really steps": lambda: check_rates(observer),
@@ -125,7 +127,7 @@ class Battery:
             try:
                 found.append(Finding(check, *action()))
             except ClbenchError as error:
-                found.append(Finding(check, str(error)))
+                found.append(Finding(check, str(error), error=error))
         return found
 
     def check_seeds(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
@@ -152,7 +154,10 @@ class Battery:
         """Load what was saved, as `load_learner` does, and ask again."""
         telling = [tensor for name, tensor in whole.adapter.items() if "lora_A" not in name]
         if not any(tensor.any() for tensor in telling):
-            return f"the saved adapter is empty: {len(whole.adapter)} tensors, none that changes an answer", ""
+            return (
+                f"the saved adapter is empty: {counted(len(whole.adapter), 'tensor')}, none that changes an answer",
+                "",
+            )
         folder = whole.files.adapter
         saved = read_saved(folder)
         loaded = restore_learner(folder, saved, self.plugins, self.backbone, saved.spec.settings)
@@ -184,12 +189,12 @@ class Battery:
         for number, keys in enumerate(observer.read, start=1):
             tests = [key for key in keys if key[1] == "test"]
             if tests:
-                return f"reads {len(tests)} test rows while it learns task {number}", ""
+                return f"reads {counted(len(tests), 'test row')} while it learns task {number}", ""
             for task in self.tasks:
                 rows = sum(key[0] == task.name for key in keys)
                 if rows > self.budget(task):
                     where = f"of task '{task.name}' while it learns task {number}"
-                    return f"reads {rows} rows {where}, may keep {self.budget(task)}", ""
+                    return f"reads {counted(rows, 'row')} {where}, may keep {self.budget(task)}", ""
         return "", ""
 
     def check_keeping(self, observer: Observer) -> tuple[str, str]:
@@ -198,7 +203,7 @@ class Battery:
         for task in self.tasks:
             rows = sum(row.passage in texts for row in task.train)
             if rows > self.budget(task):
-                return f"keeps {rows} rows of task '{task.name}', may keep {self.budget(task)}", ""
+                return f"keeps {counted(rows, 'row')} of task '{task.name}', may keep {self.budget(task)}", ""
         return "", ""
 
     def check_task_id(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
@@ -227,7 +232,10 @@ def check_rates(observer: Observer) -> tuple[str, str]:
     for number, rates in enumerate(observer.rates, start=1):
         still = [optimizer for optimizer, rate in rates.items() if rate == 0]
         if still:
-            return f"task {number}: {len(still)} of {len(rates)} optimizers never step above learning rate 0", ""
+            return (
+                f"task {number}: {len(still)} of {counted(len(rates), 'optimizer')} never step above learning rate 0",
+                "",
+            )
     return "", ""
 
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from clbench.atomic import make_folder, write_atomically
 from clbench.cli.parameters import PATH, plugin_option
+from clbench.cli.run import choose_streams
 from clbench.data.catalogue import known_streams, task_specs
-from clbench.data.streams import find_stream
 from clbench.data.tasks import Example, Stream
 from clbench.encoding.round_trip import PLAIN, written
 from clbench.errors import ClbenchError
@@ -166,7 +166,7 @@ def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> 
 
 @click.command()
 @click.option("--order", help="The paper's order number, 1-8.")
-@click.option("--stream", help="A stream's name or file, or task names separated by commas. [long:1]")
+@click.option("--stream", help="A stream's name, family or file, or task names separated by commas. [long:1]")
 @click.option("--data", default="toy", help="toy, hub, hub:FOLDER, or a folder, as for `clbench run`. [toy]")
 @click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt", help="Layout of the folder. [auto]")
 @tokenizer_options
@@ -186,9 +186,10 @@ def audit(
     from clbench.data.audit import audit_stream, audit_table
     from clbench.data.sources import open_source
 
-    if order is not None and stream is not None:
-        raise ClbenchError("--order and --stream both name the stream; give one")
-    chosen = find_stream(order or stream or Settings.stream)
+    streams = {frozenset(one.tasks): one for one in reversed(choose_streams(order, stream))}
+    if len(streams) > 1:
+        raise ClbenchError(f"audit one set of tasks at a time, not those of {', '.join(map(str, streams.values()))}")
+    (chosen,) = streams.values()
     data = str(chosen.file or data)
     settings, asking = _asking(backbone, max_input, chosen, data)
     result = audit_stream(open_source(data, layout, chosen), chosen, asking, settings.max_input)

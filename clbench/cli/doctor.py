@@ -9,6 +9,7 @@ import click
 from clbench.cli.parameters import PATH
 from clbench.errors import ClbenchError
 from clbench.terminal import say
+from clbench.units import counted
 
 
 @click.command()
@@ -31,5 +32,5 @@ def doctor(context: click.Context, results: Path, remove: bool) -> None:
         hint = " (--remove removes it)" if finding.removable else ""
         say(f"{finding.path}: {finding.fault}{hint}")
         stays += not finding.harmless
-    say(f"{stays} faults" if stays else "no faults")
+    say(counted(stays, "fault") if stays else "no faults")
     context.exit(int(stays > 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,4 +86,7 @@ def check_method(
             finding.check, Text(finding.fault, "red") if finding.fault else Text(f"{right} {finding.note}", "green")
         )
     console.print(table)
+    for finding in findings:
+        if finding.error is not None and context.obj:  # --traceback
+            traceback.print_exception(finding.error)
     context.exit(int(any(finding.fault for finding in findings)))

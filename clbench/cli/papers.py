@@ -20,9 +20,11 @@ from clbench.cli.parameters import (
 )
 from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
+from clbench.names import match
 from clbench.placing import Placing
 from clbench.reports.tables import show_sheet
 from clbench.terminal import Terminal
+from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
@@ -77,9 +79,10 @@ def reproduce(
             console.print(f"{known:10} {read_suite(known).title}")
         return
     suite, scales, published = read_suite(name), read_scales(), read_ledger(ledger)
-    if scale_name not in scales:
+    found = match(scale_name, scales)
+    if found is None:
         raise unknown("scale", scale_name, scales)
-    scale = scales[scale_name]
+    scale = scales[found]
     settings = _suite_settings(data, limit, given)
     opener = _opener(plugins, results)
     cells = _plan(suite, scale, opener, settings, seeds)
@@ -149,7 +152,8 @@ def _say_cost(console: Terminal, missing: list[PlannedRun], style: str) -> None:
 
     if style == "table":
         cost = duration_text([run.seconds for run in missing])
-        text = f"{len(missing)} runs are missing: {cost}" if missing else "nothing is missing"
+        verb = "is" if len(missing) == 1 else "are"
+        text = f"{counted(len(missing), 'run')} {verb} missing: {cost}" if missing else "nothing is missing"
         console.print(text)
 
 

@@ -31,7 +31,7 @@ def plot(
     differ in order and seed alone are averaged, as on the leaderboard.
     """
     from clbench.errors import unknown
-    from clbench.records.files import read_record, readable_records, record_paths
+    from clbench.records.files import filled_paths, read_record, readable_records
     from clbench.reports.leaderboard import find_record
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
     from clbench.reports.plots.series import series_of
@@ -44,7 +44,7 @@ def plot(
     check_kind(kind)
     file = output or Path(f"{kind}.png")
     file_format(file)
-    paths = [find_record(name, results) for name in records] or record_paths(results)
+    paths = [find_record(name, results) for name in records] or filled_paths(results)
     found = {path: read_record(path) for path in paths} if records else readable_records(paths)
     known = {record.method.name for record in found.values()}
     for name in methods:
@@ -64,9 +64,11 @@ def plot(
 def report(results: Path, stream: str | None, source: str, ledger: Path | None, output: Path) -> None:
     """Write one HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
     from clbench.atomic import make_folder, write_atomically
+    from clbench.records.files import filled_paths
     from clbench.reports.published import read_ledger
 
     console = Terminal()
+    filled_paths(results)  # raises where there is nothing to report
     with console.status("making the report"):
         from clbench.reports.page import make_report
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from clbench.errors import unknown
 from clbench.options import format_value
-from clbench.settings import list_settings, load_presets, resolve_settings
+from clbench.settings import find_preset, list_settings, load_presets, resolve_settings
 from clbench.terminal import Terminal
 
 SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora_targets", "quantize")
@@ -27,9 +26,7 @@ def presets(name: str | None) -> None:
                 table.add_row(one, *(format_value(values[title]) for title in SHOWN))
         console.print(table)
         return
-    if name not in known:
-        raise unknown("preset", name, known)
-    console.print(_values(name))
+    console.print(_values(find_preset(name)))
     console.print(
         "Every value can be overridden: --learning-rate 1e-4. Memory and the like are options of a method: clbench methods NAME",
         highlight=False,

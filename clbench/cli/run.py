@@ -12,6 +12,7 @@ from clbench.cli.config import ConfiguredCommand, config_option, merged_options,
 from clbench.cli.parameters import (
     log_options,
     parse_assignments,
+    parse_numbers,
     parse_seeds,
     plugin_option,
     results_option,
@@ -20,7 +21,7 @@ from clbench.cli.parameters import (
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
 from clbench.data.own_streams import check_metrics, own_data
-from clbench.data.streams import find_stream
+from clbench.data.streams import find_stream, find_streams
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
@@ -28,6 +29,7 @@ from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import RunSpec
 from clbench.terminal import Terminal
+from clbench.units import counted
 
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
@@ -53,10 +55,11 @@ def _metavar(option: Option) -> str:
 @config_option
 @click.option("--show-config", "only_show", is_flag=True, help="Only print every value, and where it comes from.")
 @click.option("--method", "method_name", help="The method's name (`clbench methods`).")
-@click.option("--order", help="The paper's order number, 1-8; several separated by commas.")
+@click.option("--order", help="The paper's order number, 1-8; or several: 1-3 or 1,5-6.")
 @click.option(
     "--stream",
-    help="A stream's name (long:1), a stream file of your own (my.toml), or task names separated by commas. [long:1]",
+    help="A stream's name (long:1), a family (long: all its streams), a stream file of your own (my.toml), or task names "
+    "separated by commas. [long:1]",
 )
 @set_option
 @click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
@@ -136,26 +139,32 @@ def run(
     maker = RunMaker(console, opener, force, save_adapter, log_maps)
     if len(specs) == 1:
         maker.make(specs[0])
-    failures = maker.make_all(specs) if len(specs) > 1 else []
+    failures = maker.make_all(specs) if len(specs) > 1 else {}
     if len(failures) < len(specs):
         show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
     if failures:
-        raise ClbenchError(f"{len(failures)} of {len(specs)} runs failed; the first: {failures[0]}")
+        why, error = next(iter(failures.items()))
+        raise ClbenchError(f"{len(failures)} of {counted(len(specs), 'run')} failed; the first: {why}") from error
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
-    """Return the streams that `--order` or `--stream` asks for; the default is order 4.
+    """Return the streams that `--order` (4; 1-3; 1,5-6) or `--stream` asks for; the default is order 4.
 
     Raises:
         ClbenchError: both are given and differ, or one is unknown.
     """
-    by_order = {str(known.order): known for known in known_streams().values()}
-    for number in (order or "").split(",") if order else []:
-        if number.strip() not in by_order:
-            raise unknown("order", number.strip(), by_order)
     if order is None:
-        return [find_stream(stream or Settings.stream)]
-    chosen = [by_order[number.strip()] for number in order.split(",")]
-    if stream is not None and [find_stream(stream)] != chosen:
+        return find_streams(stream or Settings.stream)
+    chosen = list(dict.fromkeys(find_stream(number) for number in _orders(order)))
+    if stream is not None and find_streams(stream) != chosen:
         raise ClbenchError(f"--order {order} is {', '.join(s.name for s in chosen)}, not --stream {stream}; give one")
     return chosen
+
+
+def _orders(text: str) -> list[str]:
+    known = {str(one.order): one for one in known_streams().values()}
+    numbers = parse_numbers(text)
+    for number in text.split(",") if numbers is None else map(str, numbers):
+        if number.strip() not in known:
+            raise unknown("order", number.strip(), known)
+    return [str(number) for number in numbers or ()]

@@ -24,6 +24,7 @@ from clbench.cli.run import choose_streams, setting_options
 from clbench.errors import ClbenchError
 from clbench.grid import NEW_GRID, Grid, MethodAxes, read_grid
 from clbench.terminal import Terminal, json_text, say
+from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.logs import LogSettings
@@ -59,8 +60,8 @@ format_option = click.option("--format", "style", type=click.Choice(("table", "j
 @sweep.command(MAKE)
 @click.argument("file", metavar="[GRID.toml]", required=False, type=click.Path(path_type=Path))
 @click.option("--method", "methods", help="Methods separated by commas.")
-@click.option("--order", help="The paper's order numbers, 1-8, separated by commas.")
-@click.option("--stream", help="A stream's name, a stream file, or task names separated by commas.")
+@click.option("--order", help="The paper's order numbers, 1-8: 4, 1-3 or 1,5-6.")
+@click.option("--stream", help="A stream's name, a family (long), a stream file, or task names separated by commas.")
 @set_option
 @click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
 @click.option("--seeds", help="How many seeds to run (3), or which (1,2,5). [1]")
@@ -228,7 +229,9 @@ def _counts(values: Sequence[Mapping[str, Any]]) -> str:
     from clbench.records.states import STATES
 
     counts = Counter(value["state"] for value in values)
-    return f"{len(values)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{counted(len(values), 'run')}: " + ", ".join(
+        f"{counts[state]} {state}" for state in STATES if counts[state]
+    )
 
 
 @sweep.command()

@@ -95,8 +95,7 @@ def test_a_method_that_fails_says_why(backbone):
     assert "failed on task 'sst-2': the gradient of '" in next(iter(faults.values()))
 
 
-def test_the_command_prints_a_table_and_sets_the_exit_code(clbench, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_the_command_prints_a_table_and_sets_the_exit_code(clbench):
     passed = clbench("check-method", "l2", "--plugin", EXAMPLE_PLUGINS / "l2.py", "--set", "strength=0.1")
     assert passed.exit_code == 0, passed.output
     assert passed.output.count("✓") == 9

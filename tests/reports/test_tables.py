@@ -96,7 +96,12 @@ def test_markdown_escapes_the_column_rule():
 @pytest.mark.parametrize("width", [60, 200])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_width_loses_anything(clbench, monkeypatch, name, width):
-    monkeypatch.setenv("COLUMNS", str(width))
+    for variable, value in {
+        "COLUMNS": str(width),
+        "TTY_COMPATIBLE": "1",
+        "TERM": "dumb",
+    }.items():  # a terminal without colours
+        monkeypatch.setenv(variable, value)
     result = clbench(*COMMANDS[name])
     assert result.exit_code == 0, result.output
     lines = result.stdout.split("\n")
