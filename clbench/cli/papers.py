@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clbench.cli import completion
 from clbench.cli.parameters import (
     engine_options,
     ledger_option,
@@ -22,7 +23,7 @@ from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
 from clbench.names import match
 from clbench.placing import Placing
-from clbench.reports.tables import show_sheet
+from clbench.reports.tables import Sheet, show_sheet
 from clbench.terminal import Terminal
 from clbench.units import counted
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", metavar="SUITE", required=False)
+@click.argument("name", metavar="SUITE", required=False, shell_complete=completion.suites)
 @results_option
 @click.option("--scale", "scale_name", default="toy", metavar="toy|small|paper", help="How large. [toy]")
 @click.option("--data", help="Data folder, toy or hub, as for `clbench run`.")
@@ -75,8 +76,9 @@ def reproduce(
 
     console = Terminal()
     if name is None:
-        for known in suite_names():
-            console.print(f"{known:10} {read_suite(known).title}")
+        listed = {known: read_suite(known).title for known in suite_names()}
+        sheet = Sheet("", ["Suite", "Title"], list(listed.items()))
+        show_sheet(console, sheet, [{"suite": known, "title": title} for known, title in listed.items()], style)
         return
     suite, scales, published = read_suite(name), read_scales(), read_ledger(ledger)
     found = match(scale_name, scales)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from clbench.cli import completion
 from clbench.errors import ClbenchError
 from clbench.logs import LogSettings
 from clbench.placing import Placing
@@ -47,8 +48,11 @@ set_option = click.option(
     "--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable."
 )
 results_option = click.option("--results", type=PATH, default=Path("results"), help="Folder of the records. [results]")
-stream_option = click.option("--stream", help="Keep one stream (long:1) or family (long).")
+stream_option = click.option(
+    "--stream", shell_complete=completion.streams, help="Keep one stream (long:1) or family (long)."
+)
 style_option = click.option("--format", "style", type=click.Choice(STYLES), default="table", help="[table]")
+json_option = click.option("--format", "style", type=click.Choice(("table", "json")), default="table", help="[table]")
 ledger_option = click.option("--ledger", type=PATH, help="Folder of published numbers. [ours]")
 source_option = click.option("--source", default="rkif", help="Whose published numbers; all: one row a source. [rkif]")
 

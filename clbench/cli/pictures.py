@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
-from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option
-from clbench.terminal import Terminal
+from clbench.cli import completion
+from clbench.cli.parameters import PATH, json_option, ledger_option, results_option, source_option, stream_option
+from clbench.terminal import Terminal, json_text, say
 
 
 @click.command()
-@click.argument("kind", required=False)
-@click.argument("records", metavar="[RECORD]...", nargs=-1)
+@click.argument("kind", required=False, shell_complete=completion.kinds)
+@click.argument("records", metavar="[RECORD]...", nargs=-1, shell_complete=completion.records)
 @results_option
 @stream_option
-@click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
+@click.option(
+    "--method", "methods", multiple=True, shell_complete=completion.methods, help="Keep one method; repeatable. [all]"
+)
 @click.option("-o", "--output", type=PATH, help="PNG, SVG or PDF, by its suffix. [KIND.png]")
+@json_option
 def plot(
     kind: str | None,
     records: tuple[str, ...],
@@ -24,6 +28,7 @@ def plot(
     stream: str | None,
     methods: tuple[str, ...],
     output: Path | None,
+    style: str,
 ) -> None:
     """Draw recorded runs; without a KIND, list the kinds of pictures.
 
@@ -37,6 +42,9 @@ def plot(
     from clbench.reports.plots.series import series_of
 
     console = Terminal()
+    if kind is None and style == "json":
+        say(json_text([{"kind": name, "shows": about} for name, about in KINDS.items()]))
+        return
     if kind is None:
         for name, about in KINDS.items():
             console.print(f"{name:10} {about}")

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
 import click
 
-from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option, style_option
+from clbench.cli import completion
+from clbench.cli.parameters import (
+    PATH,
+    json_option,
+    ledger_option,
+    results_option,
+    source_option,
+    stream_option,
+    style_option,
+)
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.errors import ClbenchError, ClbenchWarning, unknown
 from clbench.names import match
 from clbench.records.summary import disagreement_text
 from clbench.reports.tables import show_sheet
-from clbench.terminal import Terminal, say
+from clbench.terminal import Terminal, json_text, say
 
 
 @click.command()
-@click.argument("record")
+@click.argument("record", shell_complete=completion.records)
 @results_option
-def show(record: str, results: Path) -> None:
+@json_option
+def show(record: str, results: Path, style: str) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
     from clbench.records.files import read_record
+    from clbench.records.record import encode_record
     from clbench.reports.leaderboard import (
         changed_options,
         cost_text,
@@ -32,6 +44,9 @@ def show(record: str, results: Path) -> None:
     )
 
     content = read_record(find_record(record, results))
+    if style == "json":
+        say(json_text(json.loads(encode_record(content))))
+        return
     console = Terminal()
     chosen = [content.stream.name, recipe_text(content), changed_options(content)]
     console.print(f"{content.name}: {', '.join(filter(None, chosen))}")
@@ -123,7 +138,7 @@ def show_comparison(
 
 
 @click.command()
-@click.argument("record")
+@click.argument("record", shell_complete=completion.records)
 @results_option
 @click.option("--single", type=PATH, help="Folder with the tasks learned alone, for FWT. [the record's own]")
 @click.option("--zero-shot", type=PATH, help="Record of a run that trained nothing, for FWT.")
