@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clbench.checking.finding import Finding
+from clbench.checking.forms import FORMS, Forms
 from clbench.checking.observer import Observer, Stopped, Stopper
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
@@ -39,16 +41,6 @@ SETTINGS = Settings(
     stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
     max_input=96, max_target=8, max_answer=4, lora_rank=2, lora_targets="q,v", device="cpu",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check: passed, unless there is a `fault`; `note` says what was not applicable; `error` was raised."""
-
-    check: str
-    fault: str = ""
-    note: str = ""
-    error: ClbenchError | None = None
 
 
 @dataclass(frozen=True)
@@ -253,14 +245,24 @@ def texts_of(value: Any) -> list[str]:
 
 
 def check_method(
-    plugins: Plugins, method: Method, options: Mapping[str, Any], backbone: Backbone | None = None
+    plugins: Plugins,
+    method: Method,
+    options: Mapping[str, Any],
+    backbone: Backbone | None = None,
+    forms: Collection[str] = tuple(FORMS),
+    decoder: Backbone | None = None,
 ) -> list[Finding]:
-    """Run the battery in a temporary folder.
+    """Run the battery in a temporary folder; where the method fails at once, that is all.
 
     Args:
         backbone: the tiny T5, if it is loaded already.
+        forms: other ways to run that are tried, too (`clbench.checking.forms`).
+        decoder: the tiny LLaMA, if it is loaded already.
     """
     with TemporaryDirectory(prefix="clbench-check-") as folder:
         if backbone is None:
             backbone = load_backbone(str(save_tiny_t5(Path(folder) / "tiny")), "cpu")
-        return Battery(plugins, method, options, backbone, Path(folder)).findings()
+        found = Battery(plugins, method, options, backbone, Path(folder)).findings()
+        if len(found) == 1:
+            return found
+        return found + Forms(plugins, method, options, backbone, Path(folder), SETTINGS, decoder).findings(forms)

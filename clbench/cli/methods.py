@@ -18,7 +18,7 @@ from clbench.settings import MOST_THREADS
 from clbench.terminal import Terminal, json_text, say
 
 if TYPE_CHECKING:
-    from clbench.checking.battery import Finding
+    from clbench.checking.finding import Finding
     from clbench.discovery import Method
 
 

@@ -24,10 +24,10 @@ LISTINGS = {  # words, and where in the value the text stands
     "show": (["show", RECORD, "--results", REFERENCE], lambda value: value["method"]["name"], "rkif"),
     "leaderboard": (["leaderboard", "--results", REFERENCE], lambda value: value[0]["method"], "mtl"),
     "compare": (["compare"], lambda value: value[0]["source"], "rkif"),
-    "rescore": (["rescore", RECORD, "--results", REFERENCE], lambda value: value[0]["name"], "op"),
-    "suites": (["reproduce"], lambda value: value[0]["suite"], "figure3"),
+    "rescore": (["rescore", RECORD, "--results", REFERENCE], lambda value: value[0]["name"], "OP"),
+    "suites": (["reproduce"], lambda value: value[0]["suite"], "table1"),
     "kinds": (["plot"], lambda value: value[0]["kind"], "matrix"),
-    "audit": (["audit", "--stream", "sst-2", "--backbone", "none"], lambda value: value["stream"], "sst-2"),
+    "audit": (["audit", "--stream", "sst-2", "--backbone", "none"], lambda value: value["tasks"][0]["name"], "sst-2"),
     "doctor": (["doctor", REFERENCE / "toy"], lambda value: str(len(value)), "0"),
     "config": (["run", "--method", "seqlora", "--show-config"], lambda value: value[0]["value"], "seqlora"),
 }
@@ -102,12 +102,12 @@ def test_all_methods_are_completed(clbench):
 def test_completion_does_not_import_torch():
     code = (
         "import sys; from clbench.cli.main import main\n"
-        "try: main()\n"
+        "try: main(prog_name='clbench')\n"
         "finally: assert not {'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)\n"
     )
     environment = {"_CLBENCH_COMPLETE": "bash_complete", "COMP_WORDS": "clbench run --method r", "COMP_CWORD": "3"}
     result = subprocess.run(
-        [sys.executable, "-c", code, "clbench"],
+        [sys.executable, "-c", code],
         env={**os.environ, **environment},
         cwd=ROOT,
         capture_output=True,
