@@ -8,6 +8,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -369,13 +370,17 @@ class Leaderboard:
         console = Terminal()
         with console.capture() as captured:
             console.print(render(self.entries, "table", console.width))
+            for note in pivot(self.entries).notes:
+                console.print(note)
         return captured.get().rstrip()
 
     def _repr_html_(self) -> str:
         import pandas  # here: slow to import
 
         sheet = pivot(self.entries)
-        return str(pandas.DataFrame(sheet.lines, columns=list(sheet.header)).to_html(index=False))
+        lines = [[cell if isinstance(cell, str) else cell.text for cell in line] for line in sheet.lines]
+        notes = "".join(f"<p>{escape(note)}</p>" for note in sheet.notes)
+        return f"{pandas.DataFrame(lines, columns=list(sheet.header)).to_html(index=False)}{notes}"
 
 
 def leaderboard(records: Iterable[Record], stream: str | None = None) -> Leaderboard:
