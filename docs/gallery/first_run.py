@@ -14,7 +14,7 @@ small = {"limit_train": 32, "limit_test": 16, "epochs": 1, "results": results}
 record = clbench.run("seqlora", stream="sst-2,agnews", **small)
 
 # %% [markdown]
-# The record holds every score: a row after each task, a column for each task that was asked. In a notebook it shows itself as a table.
+# The record holds every score: a row after each task, a column for each task that was asked. A notebook shows it as a table.
 
 # %%
 record
