@@ -332,7 +332,7 @@ def _open_folder(file: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     importlib.invalidate_caches()
-    for name in {name.split(".")[0] for name in imported_names(ast.parse(file.read_bytes()), "")}:
+    for name in {name.split(".")[0] for name in imported_names(ast.parse(file.read_bytes(), str(file)), "")}:
         beside = next((one for one in (folder / name / "__init__.py", folder / f"{name}.py") if one.is_file()), None)
         if beside is not None and name:
             found = importlib.util.find_spec(name)
