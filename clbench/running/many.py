@@ -33,7 +33,7 @@ def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing:
     """
     done = sum(setup.is_done(run.files) for run in runs)
     if done:
-        console.print(f"{done} of {counted(len(runs), 'run')} done already")
+        console.print(f"{done} of {counted(len(runs), 'run')} {'is' if done == 1 else 'are'} done already")
     if done == len(runs):
         return {}
     if console.is_terminal:  # the table says it

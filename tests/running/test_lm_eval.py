@@ -23,7 +23,18 @@ def test_lm_eval_scores_as_the_record_does(clbench, tmp_path, request, folder, m
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     flags = [word for name, value in TINY_LLAMA.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     base = request.getfixturevalue(folder)
-    run = ["run", "--method", "seqlora", "--backbone", base, *flags, *SMALL, "--lora-targets", "all-linear", "--save-adapter"]
+    run = [
+        "run",
+        "--method",
+        "seqlora",
+        "--backbone",
+        base,
+        *flags,
+        *SMALL,
+        "--lora-targets",
+        "all-linear",
+        "--save-adapter",
+    ]
     assert clbench(*run, "--lora-rank", "8").exit_code == 0
     (adapter,) = (tmp_path / "results").glob("*.adapter")
     assert clbench("export", adapter, "--merged", "merged").exit_code == 0
