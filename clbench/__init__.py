@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clbench.model.lora_blocks import Blocks
     from clbench.options import NonFinite, OnlyIf, Search, Unless
     from clbench.records.collection import Records, load_records
+    from clbench.reports.drawing import plot
     from clbench.reports.leaderboard import leaderboard
     from clbench.running.many import sweep
     from clbench.running.one_run import run
@@ -47,6 +48,7 @@ __all__ = [
     "leaderboard",
     "load_learner",
     "load_records",
+    "plot",
     "run",
     "sweep",
 ]
@@ -64,6 +66,7 @@ _MODULES = {  # of the names above, as the type checker reads them there
     "clbench.model.lora_blocks": ("Blocks",),
     "clbench.options": ("NonFinite", "OnlyIf", "Search", "Unless"),
     "clbench.records.collection": ("Records", "load_records"),
+    "clbench.reports.drawing": ("plot",),
     "clbench.reports.leaderboard": ("leaderboard",),
     "clbench.running.many": ("sweep",),
     "clbench.running.one_run": ("run",),

@@ -1,5 +1,6 @@
 """Find methods: the modules in `plugins/`, the entry-point group `clbench`, and the files given with `--plugin`."""
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -21,8 +22,18 @@ from clbench import hookspecs
 from clbench.about import About, about_of
 from clbench.data.answer_scores import METRICS, Metric
 from clbench.errors import ClbenchError, ClbenchWarning, blame, unknown
+from clbench.names import match
 from clbench.options import Option, list_options, restore, settle, with_upper_bounds
+from clbench.settings import list_settings
 
+# What papers call methods of ours, where it is more than another spelling.
+PRINTED = {
+    "Recurrent-KIF": "rkif",
+    "Fine-tuning": "seqlora",
+    "MixReplay": "lorareplay",
+    "TasLoRA": "tasl",
+    "SAPT-LoRA": "sapt",
+}
 HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
 
 
@@ -66,6 +77,10 @@ class Method:
             ClbenchError: no such option or variant, a bad value, an option without default was not given, or a given one has no
                 effect beside the others.
         """
+        for name in given:
+            if name not in self.options and name != "variant" and name in list_settings():
+                flag = f"--{name.replace('_', '-')}"
+                raise ClbenchError(f"'{name}' is a setting, no option of method '{self.name}': {flag} {given[name]}")
         given, variants = dict(given), self.about.variants
         chosen: Mapping[str, Any] = {}
         if variants and "variant" in given:
@@ -122,23 +137,31 @@ class Method:
 
 @dataclass(frozen=True)
 class Plugins:
-    """What discovery found: the methods and metrics on offer by name, every plugin module by its origin, and what is `broken`."""
+    """What discovery found: the methods and metrics on offer by name, every plugin module by its origin.
+
+    Attributes:
+        broken: why installed plugins were passed over.
+        given: the origins of the plugins that were given as files.
+    """
 
     methods: Mapping[str, Method]
     modules: Mapping[str, ModuleType]
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     broken: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def method(self, name: str) -> Method:
-        """Return a method.
+        """Return a method by its name, or by what papers call it, whatever the case and punctuation: 'Recurrent-KIF'.
 
         Raises:
             ClbenchError: nobody offers that name.
         """
-        if name not in self.methods:
-            also = "".join(f"; {fault}" for fault in self.broken)
-            raise ClbenchError(f"{unknown('method', name, self.methods)}{also}")
-        return self.methods[name]
+        found = match(name, self.methods, PRINTED)
+        if found is None:
+            empty = [origin for origin in self.given if origin not in {one.origin for one in self.methods.values()}]
+            also = [*self.broken, *(f"plugin {origin} offers no method" for origin in empty)]
+            raise ClbenchError("; ".join([str(unknown("method", name, self.methods, "clbench methods")), *also]))
+        return self.methods[found]
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -153,17 +176,22 @@ def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
 
     An installed package that fails is passed over with a `ClbenchWarning`: it may be none that is wanted.
 
+    Args:
+        plugin_files: files; packages; or folders, of which every file with a hook counts.
+
     Raises:
-        ClbenchError: a plugin that was given by its file, or one of clbench's own, fails to import, misspells a hook, or offers a
-            name that another one offers.
+        ClbenchError: a plugin that was given by its file, or one of clbench's own, fails to import, misspells a hook, offers
+            nothing, or offers a name that another one offers.
     """
     modules: dict[str, ModuleType] = {}
     methods: dict[str, Method] = {}
     metrics: dict[str, Metric] = dict(METRICS)
-    broken = []
+    broken, files = [], []
     for origin, load, wanted in _plugin_places(plugin_files):
         try:
             found = _inspect(origin, load)
+            if not origin.startswith("clbench.plugins."):
+                _check_offer(found, origin)
             _check_new_names(found, methods, metrics)
             for method in found.methods.values():
                 _check_declarations(method)
@@ -173,10 +201,11 @@ def find_plugins(plugin_files: Iterable[str | Path] = ()) -> Plugins:
             broken.append(str(error))
             warnings.warn(f"passed over: {error}", ClbenchWarning, stacklevel=2)
             continue
+        files += [origin] if Path(origin).is_absolute() else []
         modules |= found.modules
         methods |= found.methods
         metrics |= found.metrics
-    return Plugins(dict(sorted(methods.items())), modules, metrics, tuple(broken))
+    return Plugins(dict(sorted(methods.items())), modules, metrics, tuple(broken), tuple(files))
 
 
 def _inspect(origin: str, load: Callable[[], ModuleType]) -> Plugins:
@@ -201,6 +230,20 @@ def _inspect(origin: str, load: Callable[[], ModuleType]) -> Plugins:
         for name, metric in _offered("metrics", implementation, module).items()
     }
     return Plugins(methods, {origin: module}, metrics)
+
+
+def _check_offer(found: Plugins, origin: str) -> None:
+    """Refuse a plugin that takes part in nothing.
+
+    Raises:
+        ClbenchError: the module has no hook.
+    """
+    hooks = [name for name in HOOKS if new_manager().parse_hookimpl_opts(found.modules[origin], name) is not None]
+    if not hooks:
+        raise ClbenchError(
+            f"plugin {origin} offers nothing: it has no function under @hookimpl; a method is offered by `methods`, which "
+            "returns {'name': TheMethod}"
+        )
 
 
 def _check_new_names(found: Plugins, methods: Mapping[str, Method], metrics: Mapping[str, Metric]) -> None:
@@ -240,21 +283,74 @@ def _plugin_places(plugin_files: Iterable[str | Path]) -> Iterator[tuple[str, Ca
         yield origin, partial(importlib.import_module, origin), True
     for point in entry_points(group=hookspecs.PROJECT):
         yield f"entry point {point.name} ({point.value})", point.load, False
-    for file in dict.fromkeys(Path(file).resolve() for file in plugin_files):
-        if not file.is_file():
-            raise ClbenchError(f"no plugin file '{file}'")
+    for file in dict.fromkeys(file for given in plugin_files for file in _files_of(Path(given).resolve())):
         yield str(file), partial(_import_file, file), True
 
 
+def _files_of(given: Path) -> list[Path]:
+    """Return the plugin files that a path stands for: a file, a package's `__init__.py`, or a folder's files with hooks.
+
+    Raises:
+        ClbenchError: there are none.
+    """
+    if given.is_file():
+        return [given]
+    if not given.is_dir():
+        raise ClbenchError(f"no plugin file or folder '{given}'")
+    if (given / "__init__.py").is_file():
+        return [given / "__init__.py"]
+    found = [file for file in sorted(given.glob("*.py")) if b"hookimpl" in file.read_bytes()]
+    if not found:
+        raise ClbenchError(f"plugin folder {given} offers nothing: no .py file in it has an @hookimpl")
+    return found
+
+
 def _import_file(file: Path) -> ModuleType:
-    name = f"clbench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    """Import a plugin file, which can import its neighbours, or a package by its `__init__.py`."""
+    is_package = file.name == "__init__.py"
+    title = file.parent.name if is_package else file.stem
+    name = f"clbench_plugin_{title}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    place = [str(file.parent)] if is_package else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=place)
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
+    if not is_package:
+        _open_folder(file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while they are made
     spec.loader.exec_module(module)
     return module
+
+
+def _open_folder(file: Path) -> None:
+    """Let a plugin file import what lies beside it, now and while it runs: after all that is installed.
+
+    Raises:
+        ClbenchError: the file would get another module than the one beside it.
+    """
+    folder = file.parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()
+    for name in {name.split(".")[0] for name in imported_names(ast.parse(file.read_bytes(), str(file)), "")}:
+        beside = next((one for one in (folder / name / "__init__.py", folder / f"{name}.py") if one.is_file()), None)
+        if beside is not None and name:
+            found = importlib.util.find_spec(name)
+            if found is None or found.origin is None or Path(found.origin).resolve() != beside:
+                other = "another module" if found is None else found.origin
+                raise ClbenchError(
+                    f"plugin {file}: it imports '{name}', which is {other} and not {beside}; rename that"
+                )
+
+
+def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the full names of what a module imports; `package` is the one that it is in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, (package if node.level else "", node.module)))
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def register(manager: pluggy.PluginManager, plugin: object, origin: str) -> None:

@@ -4,8 +4,12 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
+
+from clbench.names import nearest
+
+MANY = 20  # names of which a message shows the first few alone
+SHOWN = 8
 
 
 class ClbenchError(Exception):
@@ -20,12 +24,21 @@ class RunHeldError(ClbenchError):
     """Another process makes this run just now."""
 
 
-def unknown(kind: str, name: object, known: Iterable[object]) -> ClbenchError:
-    """Return the error for a name that is not known, with the nearest known name and the whole list."""
+def unknown(kind: str, name: object, known: Iterable[object], listing: str = "") -> ClbenchError:
+    """Return the error for a name that is not known, with the names that come near, and all of them where they are few.
+
+    Args:
+        listing: the command that lists them all.
+    """
     names = [str(item) for item in known]
-    near = get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return ClbenchError(f"no {kind} {str(name)!r}{hint} (known: {', '.join(names) or 'none'})")
+    near = nearest(str(name), names)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    if len(names) <= MANY:
+        listed = f"known: {', '.join(names) or 'none'}"
+    else:
+        few = "" if near else f"{', '.join(names[:SHOWN])} ... "
+        listed = f"{few}{len(names)} are known" + (f": `{listing}`" if listing else "")
+    return ClbenchError(f"no {kind} {str(name)!r}{hint} ({listed})")
 
 
 def one_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from clbench.data.own_streams import check_metrics, own_data
 from clbench.data.rows import parse_toml, read_text
-from clbench.data.streams import find_stream
+from clbench.data.streams import find_streams
 from clbench.data.tasks import Stream
 from clbench.discovery import Plugins
 from clbench.errors import ClbenchError, unknown
@@ -29,7 +29,7 @@ methods = ["lorareplay", "rkif"]
 # methods = ["lorareplay", { name = "ewc", options = { strength = [10, 100] }, settings = { learning_rate = 1e-4 } }]
 
 orders = [4]            # numbers of the paper's orders, 1-8; or:
-# streams = ["long:1", "dbpedia,amazon,yahoo", "my_stream.toml"]
+# streams = ["long:1", "standard", "dbpedia,amazon,yahoo", "my_stream.toml"]   # a family (standard) is all its streams
 seeds = 3               # how many (1, 2, 3), or which: [1, 2, 5]
 
 # preset = "t5-large"   # a named set of settings (`clbench presets`)
@@ -56,7 +56,7 @@ class MethodAxes:
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs as axes. `streams` are names, order numbers or files; in options and settings a list of values is an axis.
+    """Runs as axes. `streams` are names, families, order numbers or files; in options and settings a list of values is an axis.
 
     Each of `exclude` maps names (method, stream, order, seed, an option, a setting) to a value or several: a run that fits all of
     one mapping is left out.
@@ -76,7 +76,7 @@ class Grid:
         Raises:
             ClbenchError: a method, option, stream or setting is unknown or wrong, or an exclusion fits no run.
         """
-        streams = [find_stream(name) for name in self.streams]
+        streams = list(dict.fromkeys(stream for name in self.streams for stream in find_streams(name)))
         for stream in streams:
             check_metrics(stream, plugins.metrics)
         found: dict[RunSpec, None] = {}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from clbench.errors import ClbenchError, unknown
+from clbench.names import match
 from clbench.options import Option, Search, list_options, restore, settle
 
 # Far above what anybody needs, and below what hangs or kills the process that tries it.
@@ -162,6 +163,19 @@ def load_presets() -> dict[str, dict[str, Any]]:
     return tomllib.loads(files("clbench.tasks").joinpath("presets.toml").read_text("utf-8"))
 
 
+def find_preset(name: str) -> str:
+    """Return a preset's name as it is written, whatever the case and punctuation.
+
+    Raises:
+        ClbenchError: no such preset.
+    """
+    presets = load_presets()
+    found = match(name, presets)
+    if found is None:
+        raise unknown("preset", name, presets)
+    return found
+
+
 def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Settings:
     """Return the settings of a run from the values given by the user and a preset.
 
@@ -182,9 +196,8 @@ def preset_layers(given: Mapping[str, Any], preset: str | None = None) -> dict[s
         ClbenchError: no such preset.
     """
     presets = load_presets()
-    if preset is not None and preset not in presets:
-        raise unknown("preset", preset, presets)
     backbone = given.get("backbone", Settings.backbone)
-    name = preset or next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
+    own = next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
+    name = own if preset is None else find_preset(preset)
     family = str(given.get("stream", Settings.stream)).split(":")[0]
     return {layer: presets[layer] for layer in (name, f"{name}:{family}") if layer in presets}

@@ -1,4 +1,4 @@
-"""Seconds and bytes, as people say them."""
+"""Seconds, bytes and numbers of things, as people say them."""
 
 
 def duration(seconds: float) -> str:
@@ -15,3 +15,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things for people: '1 run', '1,200 runs'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clbench.checking.finding import Finding
+from clbench.checking.forms import FORMS, Forms
 from clbench.checking.observer import Observer, Stopped, Stopper
 from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
@@ -31,6 +33,7 @@ from clbench.running.run import execute_run
 from clbench.running.saved_learner import STATE_FILE, read_saved, restore_learner
 from clbench.settings import Settings
 from clbench.spec import RunSpec
+from clbench.units import counted
 
 STREAM = find_stream("sst-2,agnews")
 ROWS = 72  # 9 steps a task: a window of the default 8 is closed, and 2% of the rows are not nothing
@@ -38,15 +41,6 @@ SETTINGS = Settings(
     stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
     max_input=96, max_target=8, max_answer=4, lora_rank=2, lora_targets="q,v", device="cpu",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check: passed, unless there is a `fault`; `note` says what was not applicable."""
-
-    check: str
-    fault: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ class Battery:
         try:
             whole = self.run("whole", [observer], tasks=observer.watch(self.tasks))
         except ClbenchError as error:
-            return [Finding(first, str(error))]
+            return [Finding(first, str(error), error=error)]
         checks: dict[str, Callable[[], tuple[str, str]]] = {
             first: lambda: check_changes(whole, observer),
             "every optimizer really steps": lambda: check_rates(observer),
@@ -125,7 +119,7 @@ class Battery:
             try:
                 found.append(Finding(check, *action()))
             except ClbenchError as error:
-                found.append(Finding(check, str(error)))
+                found.append(Finding(check, str(error), error=error))
         return found
 
     def check_seeds(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
@@ -152,7 +146,10 @@ class Battery:
         """Load what was saved, as `load_learner` does, and ask again."""
         telling = [tensor for name, tensor in whole.adapter.items() if "lora_A" not in name]
         if not any(tensor.any() for tensor in telling):
-            return f"the saved adapter is empty: {len(whole.adapter)} tensors, none that changes an answer", ""
+            return (
+                f"the saved adapter is empty: {counted(len(whole.adapter), 'tensor')}, none that changes an answer",
+                "",
+            )
         folder = whole.files.adapter
         saved = read_saved(folder)
         loaded = restore_learner(folder, saved, self.plugins, self.backbone, saved.spec.settings)
@@ -184,12 +181,12 @@ class Battery:
         for number, keys in enumerate(observer.read, start=1):
             tests = [key for key in keys if key[1] == "test"]
             if tests:
-                return f"reads {len(tests)} test rows while it learns task {number}", ""
+                return f"reads {counted(len(tests), 'test row')} while it learns task {number}", ""
             for task in self.tasks:
                 rows = sum(key[0] == task.name for key in keys)
                 if rows > self.budget(task):
                     where = f"of task '{task.name}' while it learns task {number}"
-                    return f"reads {rows} rows {where}, may keep {self.budget(task)}", ""
+                    return f"reads {counted(rows, 'row')} {where}, may keep {self.budget(task)}", ""
         return "", ""
 
     def check_keeping(self, observer: Observer) -> tuple[str, str]:
@@ -198,7 +195,7 @@ class Battery:
         for task in self.tasks:
             rows = sum(row.passage in texts for row in task.train)
             if rows > self.budget(task):
-                return f"keeps {rows} rows of task '{task.name}', may keep {self.budget(task)}", ""
+                return f"keeps {counted(rows, 'row')} of task '{task.name}', may keep {self.budget(task)}", ""
         return "", ""
 
     def check_task_id(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
@@ -227,7 +224,10 @@ def check_rates(observer: Observer) -> tuple[str, str]:
     for number, rates in enumerate(observer.rates, start=1):
         still = [optimizer for optimizer, rate in rates.items() if rate == 0]
         if still:
-            return f"task {number}: {len(still)} of {len(rates)} optimizers never step above learning rate 0", ""
+            return (
+                f"task {number}: {len(still)} of {counted(len(rates), 'optimizer')} never step above learning rate 0",
+                "",
+            )
     return "", ""
 
 
@@ -245,14 +245,24 @@ def texts_of(value: Any) -> list[str]:
 
 
 def check_method(
-    plugins: Plugins, method: Method, options: Mapping[str, Any], backbone: Backbone | None = None
+    plugins: Plugins,
+    method: Method,
+    options: Mapping[str, Any],
+    backbone: Backbone | None = None,
+    forms: Collection[str] = tuple(FORMS),
+    decoder: Backbone | None = None,
 ) -> list[Finding]:
-    """Run the battery in a temporary folder.
+    """Run the battery in a temporary folder; where the method fails at once, that is all.
 
     Args:
         backbone: the tiny T5, if it is loaded already.
+        forms: other ways to run that are tried, too (`clbench.checking.forms`).
+        decoder: the tiny LLaMA, if it is loaded already.
     """
     with TemporaryDirectory(prefix="clbench-check-") as folder:
         if backbone is None:
             backbone = load_backbone(str(save_tiny_t5(Path(folder) / "tiny")), "cpu")
-        return Battery(plugins, method, options, backbone, Path(folder)).findings()
+        found = Battery(plugins, method, options, backbone, Path(folder)).findings()
+        if len(found) == 1:
+            return found
+        return found + Forms(plugins, method, options, backbone, Path(folder), SETTINGS, decoder).findings(forms)

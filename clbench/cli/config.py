@@ -15,7 +15,7 @@ from clbench.errors import ClbenchError, unknown
 from clbench.options import format_value
 from clbench.settings import list_settings, preset_layers
 from clbench.spec import RunSpec
-from clbench.terminal import Terminal
+from clbench.terminal import Terminal, json_text, say
 
 # What a file may say beside [options] and [settings], and the parameters of the command that it stands for.
 ENTRIES = {
@@ -113,21 +113,37 @@ def stronger(ctx: click.Context, first: str, second: str) -> tuple[str | None, s
     return (values[0] if ranks[0] <= ranks[1] else None), (values[1] if ranks[1] <= ranks[0] else None)
 
 
-def show_config(console: Terminal, ctx: click.Context, spec: RunSpec, preset: str | None) -> None:
+def show_config(console: Terminal, ctx: click.Context, spec: RunSpec, preset: str | None, style: str) -> None:
     """Print every value of a run, and where it comes from."""
+    settings, options = _settings_from(ctx, spec, preset), _options_from(ctx, spec)
+    if style == "json":
+        say(json_text([{"name": name, "value": v, "from": origin} for name, v, origin in [*settings, *options]]))
+        return
     table = Table("Name", "Value", "From", title=str(spec), title_justify="left")
-    layers = preset_layers(vars(spec.settings), preset)
-    for name, value in [("method", spec.method), ("stream", spec.stream), *spec.recorded_settings.items()]:
-        table.add_row(name, format_value(value), _origin(ctx, name, layers))
+    for name, value, origin in settings:
+        table.add_row(name, format_value(value), origin)
     table.add_section()
+    for name, value, origin in options:
+        table.add_row(f"{name} (option)", format_value(value), origin)
+    console.print(table)
+
+
+def _settings_from(ctx: click.Context, spec: RunSpec, preset: str | None) -> list[tuple[str, Any, str]]:
+    layers = preset_layers(vars(spec.settings), preset)
+    values = {"method": spec.method, "stream": spec.stream, **spec.recorded_settings}
+    return [(name, value, _origin(ctx, name, layers)) for name, value in values.items()]
+
+
+def _options_from(ctx: click.Context, spec: RunSpec) -> list[tuple[str, Any, str]]:
     named = {text.partition("=")[0].strip() for text in ctx.params["given"]}
     in_file = {text.partition("=")[0] for text in (ctx.default_map or {}).get("given", [])}
+    found = []
     for name, value in spec.options.items():
         origin = _source(ctx, "given") if name in named else str(ctx.params["config"]) if name in in_file else "default"
         if origin == "default" and "variant" in named | in_file:
             origin = "default, or the variant"
-        table.add_row(f"{name} (option)", format_value(value), origin)
-    console.print(table)
+        found.append((name, value, origin))
+    return found
 
 
 def _origin(ctx: click.Context, name: str, layers: Mapping[str, Mapping[str, Any]]) -> str:

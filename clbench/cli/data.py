@@ -12,10 +12,11 @@ import click
 from rich.table import Table
 
 from clbench.atomic import make_folder, write_atomically
-from clbench.cli.parameters import PATH, plugin_option
+from clbench.cli import completion
+from clbench.cli.parameters import PATH, json_option, plugin_option
+from clbench.cli.run import choose_streams
 from clbench.data.catalogue import known_streams, task_specs
-from clbench.data.streams import find_stream
-from clbench.data.tasks import Example, Stream
+from clbench.data.tasks import Example, Stream, TaskSpec
 from clbench.encoding.round_trip import PLAIN, written
 from clbench.errors import ClbenchError
 from clbench.settings import Settings, resolve_settings
@@ -35,17 +36,23 @@ def tokenizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @click.pass_context
-def streams(context: click.Context) -> None:
+def streams(context: click.Context, style: str) -> None:
     """List the streams and tasks; `new` writes and `check` checks a stream of your own."""
     if context.invoked_subcommand is not None:
+        return
+    family_of = {name: stream.family for stream in known_streams().values() for name in stream.tasks}
+    if style == "json":
+        listed = [{**_named(one), "family": one.family, "tasks": list(one.tasks)} for one in known_streams().values()]
+        tasks = [_task_values(one) | {"family": family_of.get(one.name)} for one in task_specs().values()]
+        say(json_text({"streams": listed, "tasks": tasks}))
         return
     console = Terminal()
     table = Table("Stream", "Order", "Tasks")
     for stream in known_streams().values():
         table.add_row(stream.name, str(stream.order), " > ".join(stream.tasks))
     console.print(table)
-    family_of = {name: stream.family for stream in known_streams().values() for name in stream.tasks}
     for family in dict.fromkeys(family_of.values()):
         table = Table(title=family, title_justify="left")
         for column in ("Task", "Labels", "Metric", "Version"):
@@ -55,6 +62,15 @@ def streams(context: click.Context) -> None:
             if family_of.get(spec.name) == family:
                 table.add_row(spec.name, ", ".join(spec.labels) or "free text", metric, str(spec.version))
         console.print(table)
+
+
+def _named(stream: Stream) -> dict[str, Any]:
+    return {"name": stream.name, "order": stream.order}
+
+
+def _task_values(spec: TaskSpec) -> dict[str, Any]:
+    values = {"name": spec.name, "labels": list(spec.labels), "metric": spec.metric, "metric_mixed": spec.metric_mixed}
+    return {**values, "version": spec.version, "max_answer": spec.max_answer}
 
 
 @streams.command()
@@ -80,7 +96,10 @@ def new(file: str) -> None:
 )
 @plugin_option
 @tokenizer_options
-def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, max_input: str | None) -> None:
+@json_option
+def check(
+    file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, max_input: str | None, style: str
+) -> None:
     """Check a stream file and its data; show prompts."""
     from clbench.data.audit import audit_stream
     from clbench.data.own_streams import check_metrics, read_stream
@@ -93,18 +112,28 @@ def check(file: Path, prompts: int, plugins: tuple[Path, ...], backbone: str, ma
     source = open_source("", stream=stream)
     tasks = make_tasks(source, stream, Selection())
     settings, asking = _asking(backbone, max_input, stream, str(file))
+    for task in tasks:
+        check_labels_round_trip(task.labels, found.metrics[task.metric])
+    shown = _spread([(task.name, task.train) for task in tasks], prompts)
+    findings = audit_stream(source, stream, asking, settings.max_input).findings
+    if style == "json":
+        rows = {task.name: {"train": len(task.train), "test": len(task.test)} for task in tasks}
+        values = [{**_task_values(spec), **rows[spec.name]} for spec in stream.specs]
+        asked = [{"task": name, "prompt": one.prompt, "target": one.target} for name, one in shown]
+        about = {"findings": [asdict(one) for one in findings], "prompts": asked}
+        say(json_text({**_named(stream), "tasks": values, **about}))
+        return
     console = Terminal()
     console.print(f"Stream {stream}")
     table = Table("Task", "Train", "Test", "Labels", "Metric", "Longest answer")
     for task in tasks:
-        check_labels_round_trip(task.labels, found.metrics[task.metric])
         longest = str(stream.spec(task.name).max_answer)
         labels = ", ".join(task.labels) or "free text"
         table.add_row(task.name, str(len(task.train)), str(len(task.test)), labels, task.metric, longest)
     console.print(table)
-    for number, (name, example) in enumerate(_spread([(task.name, task.train) for task in tasks], prompts), 1):
+    for number, (name, example) in enumerate(shown, 1):
         _show_prompt(console, number, name, example, asking, settings.max_input)
-    for finding in audit_stream(source, stream, asking, settings.max_input).findings:
+    for finding in findings:
         console.print(str(finding), soft_wrap=True)
     console.print(f"run it with `clbench run --method ... --stream {file}`", soft_wrap=True)
 
@@ -165,12 +194,16 @@ def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> 
 
 
 @click.command()
-@click.option("--order", help="The paper's order number, 1-8.")
-@click.option("--stream", help="A stream's name or file, or task names separated by commas. [long:1]")
+@click.option("--order", shell_complete=completion.orders, help="The paper's order number, 1-8.")
+@click.option(
+    "--stream",
+    shell_complete=completion.streams,
+    help="A stream's name, family or file, or task names separated by commas. [long:1]",
+)
 @click.option("--data", default="toy", help="toy, hub, hub:FOLDER, or a folder, as for `clbench run`. [toy]")
 @click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt", help="Layout of the folder. [auto]")
 @tokenizer_options
-@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table")
+@json_option
 @click.pass_context
 def audit(
     context: click.Context,
@@ -186,9 +219,10 @@ def audit(
     from clbench.data.audit import audit_stream, audit_table
     from clbench.data.sources import open_source
 
-    if order is not None and stream is not None:
-        raise ClbenchError("--order and --stream both name the stream; give one")
-    chosen = find_stream(order or stream or Settings.stream)
+    streams = {frozenset(one.tasks): one for one in reversed(choose_streams(order, stream))}
+    if len(streams) > 1:
+        raise ClbenchError(f"audit one set of tasks at a time, not those of {', '.join(map(str, streams.values()))}")
+    (chosen,) = streams.values()
     data = str(chosen.file or data)
     settings, asking = _asking(backbone, max_input, chosen, data)
     result = audit_stream(open_source(data, layout, chosen), chosen, asking, settings.max_input)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
+from clbench.cli.hints import usage_message
 from clbench.errors import ClbenchError, ClbenchWarning, one_line, place_of
 from clbench.terminal import say
 
@@ -34,7 +36,7 @@ class Command(click.Group):
         kept = [word for word in words if word != TRACEBACK]
         with outlets(), short_warnings():
             try:
-                code = super().main(kept, *rest, **extra | {"standalone_mode": False}) or 0
+                code = super().main(kept, *rest, **extra | {"standalone_mode": False, "obj": TRACEBACK in words}) or 0
                 if sys.stdout is not None:
                     sys.stdout.flush()
             except SystemExit:  # of shell completion
@@ -42,7 +44,7 @@ class Command(click.Group):
             except BaseException as error:
                 if TRACEBACK in words:
                     traceback.print_exception(error)
-                code = _report(error)
+                code = _report(error, words)
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -55,10 +57,13 @@ class Command(click.Group):
             raise ClbenchError(f"{one_line(error)}, raised in {place_of(error)}") from error
 
 
-def _report(error: BaseException) -> int:
+def _report(error: BaseException, words: Sequence[str]) -> int:
     """Say in one line what was raised, and return the exit code."""
-    if isinstance(error, click.ClickException):
+    if isinstance(error, NoArgsIsHelpError):
         error.show()
+        return FAULT
+    if isinstance(error, click.ClickException):
+        say(f"error: {' '.join(usage_message(error, words).split())}", err=True)
         return FAULT
     if isinstance(error, (Interrupted, KeyboardInterrupt, click.Abort)):
         say("interrupted; the same command goes on after the last finished task", err=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from clbench.cli import completion
 from clbench.cli.parameters import plugin_option, results_option, style_option
 from clbench.terminal import Terminal
 
 
 @click.command()
-@click.argument("record")
+@click.argument("record", shell_complete=completion.records)
 @results_option
 @click.option(
     "--ask-again", is_flag=True, help="Ask lost questions again among the labels, by the saved learner (NAME.adapter)."

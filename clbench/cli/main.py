@@ -21,7 +21,7 @@ from clbench.cli.use import export, predict
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "CLBENCH"}
 
 
-@click.group(cls=Command, context_settings=CONTEXT)
+@click.group("clbench", cls=Command, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clbench")
 @click.option(TRACEBACK, is_flag=True, expose_value=False, help="On an error, show the Python traceback as well.")
 def main() -> None:

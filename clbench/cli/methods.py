@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from clbench.cli.parameters import parse_assignments, plugin_option, set_option
-from clbench.options import Option
+from clbench.cli import completion
+from clbench.cli.parameters import json_option, parse_assignments, plugin_option, set_option
+from clbench.options import REQUIRED, Option
 from clbench.settings import MOST_THREADS
-from clbench.terminal import Terminal
+from clbench.terminal import Terminal, json_text, say
+
+if TYPE_CHECKING:
+    from clbench.checking.finding import Finding
+    from clbench.discovery import Method
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.methods)
 @plugin_option
-def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
+@json_option
+def methods(name: str | None, plugins: tuple[Path, ...], style: str) -> None:
     """List the methods, or the options of one method."""
     from clbench.discovery import find_plugins
 
     found = find_plugins(plugins)
     console = Terminal()
+    if style == "json":
+        chosen = found.methods.values() if name is None else [found.method(name)]
+        values = [_method_values(method, name is not None) for method in chosen]
+        say(json_text(values if name is None else values[0]))
+        return
     if name is None:
         table = Table("Method", "What it does", "From")
         for method in found.methods.values():
@@ -34,6 +46,24 @@ def methods(name: str | None, plugins: tuple[Path, ...]) -> None:
         console.print(f"{method.name}: {method.summary}")
         table = option_table(method.options, method.about.variants)
     console.print(table)
+
+
+def _method_values(method: Method, with_options: bool) -> dict[str, Any]:
+    about = method.about
+    values = {
+        "name": method.name, "summary": method.summary, "origin": method.origin, "variants": dict(about.variants),
+        "memory": None if about.memory is None else about.memory.option, "upper_bound": about.upper_bound,
+        "needs_task_id": about.needs_task_id,
+    }  # fmt: skip
+    return values | ({"options": [_option_values(one) for one in method.options.values()]} if with_options else {})
+
+
+def _option_values(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name, "type": option.type_name, "range": option.range_text, "choices": list(option.choices),
+        "default": None if option.default is REQUIRED else option.default, "required": option.default is REQUIRED,
+        "meaning": option.note, "search": str(option.search or ""),
+    }  # fmt: skip
 
 
 def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -54,16 +84,17 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
 
 
 @click.command("check-method")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.methods)
 @set_option
 @plugin_option
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, help="CPU threads. [1]")
+@json_option
 @click.pass_context
 def check_method(
-    context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int
+    context: click.Context, name: str, given: tuple[str, ...], plugins: tuple[Path, ...], threads: int, style: str
 ) -> None:
     """Check a method in seconds: it learns, resumes, reloads, and reads no old data; exit code 1 if it does not."""
-    console = Terminal()
+    console = Terminal(stderr=style == "json")
     with console.status("loading the plugins"):
         from clbench.discovery import find_plugins
 
@@ -71,18 +102,28 @@ def check_method(
     method = found.method(name)
     options = method.resolve_options(parse_assignments(given))
     method.build(options)
-    with console.status(f"checking {name} on two tiny tasks"):
+    with console.status(f"checking {method.name} on two tiny tasks"):
         import torch
 
         from clbench.checking.battery import check_method
 
         torch.set_num_threads(threads)
         findings = check_method(found, method, options)
+    _show_findings(console, findings, f"{method.name}: {method.origin}", style)
+    for finding in findings:
+        if finding.error is not None and context.obj:  # --traceback
+            traceback.print_exception(finding.error)
+    context.exit(int(any(finding.fault for finding in findings)))
+
+
+def _show_findings(console: Terminal, findings: Sequence[Finding], title: str, style: str) -> None:
+    if style == "json":
+        say(json_text([{"check": one.check, "fault": one.fault, "note": one.note} for one in findings]))
+        return
     right = "✓" if console.encoding.startswith("utf") else "ok"
-    table = Table("Check", "", title=f"{name}: {method.origin}", title_justify="left")
+    table = Table("Check", "", title=title, title_justify="left")
     for finding in findings:
         table.add_row(
             finding.check, Text(finding.fault, "red") if finding.fault else Text(f"{right} {finding.note}", "green")
         )
     console.print(table)
-    context.exit(int(any(finding.fault for finding in findings)))

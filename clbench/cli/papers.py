@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clbench.cli import completion
 from clbench.cli.parameters import (
     engine_options,
     ledger_option,
@@ -20,9 +21,11 @@ from clbench.cli.parameters import (
 )
 from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
+from clbench.names import match
 from clbench.placing import Placing
-from clbench.reports.tables import show_sheet
+from clbench.reports.tables import Sheet, show_sheet
 from clbench.terminal import Terminal
+from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", metavar="SUITE", required=False)
+@click.argument("name", metavar="SUITE", required=False, shell_complete=completion.suites)
 @results_option
 @click.option("--scale", "scale_name", default="toy", metavar="toy|small|paper", help="How large. [toy]")
 @click.option("--data", help="Data folder, toy or hub, as for `clbench run`.")
@@ -73,13 +76,15 @@ def reproduce(
 
     console = Terminal()
     if name is None:
-        for known in suite_names():
-            console.print(f"{known:10} {read_suite(known).title}")
+        listed = {known: read_suite(known).title for known in suite_names()}
+        sheet = Sheet("", ["Suite", "Title"], list(listed.items()))
+        show_sheet(console, sheet, [{"suite": known, "title": title} for known, title in listed.items()], style)
         return
     suite, scales, published = read_suite(name), read_scales(), read_ledger(ledger)
-    if scale_name not in scales:
+    found = match(scale_name, scales)
+    if found is None:
         raise unknown("scale", scale_name, scales)
-    scale = scales[scale_name]
+    scale = scales[found]
     settings = _suite_settings(data, limit, given)
     opener = _opener(plugins, results)
     cells = _plan(suite, scale, opener, settings, seeds)
@@ -149,7 +154,8 @@ def _say_cost(console: Terminal, missing: list[PlannedRun], style: str) -> None:
 
     if style == "table":
         cost = duration_text([run.seconds for run in missing])
-        text = f"{len(missing)} runs are missing: {cost}" if missing else "nothing is missing"
+        verb = "is" if len(missing) == 1 else "are"
+        text = f"{counted(len(missing), 'run')} {verb} missing: {cost}" if missing else "nothing is missing"
         console.print(text)
 
 

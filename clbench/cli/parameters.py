@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -10,12 +11,14 @@ from typing import Any
 
 import click
 
+from clbench.cli import completion
 from clbench.errors import ClbenchError
 from clbench.logs import LogSettings
 from clbench.placing import Placing
 from clbench.reports.tables import STYLES
 
 MOST_SEEDS = 1000  # of `--seeds N`
+RANGE = re.compile("([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 class PathType(click.ParamType[Path]):
@@ -38,13 +41,18 @@ class PathType(click.ParamType[Path]):
 
 PATH = PathType()
 
-plugin_option = click.option("--plugin", "plugins", multiple=True, type=PATH, help="A plugin file; repeatable.")
+plugin_option = click.option(
+    "--plugin", "plugins", multiple=True, type=PATH, help="A plugin file, or a folder of them; repeatable."
+)
 set_option = click.option(
     "--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable."
 )
 results_option = click.option("--results", type=PATH, default=Path("results"), help="Folder of the records. [results]")
-stream_option = click.option("--stream", help="Keep one stream (long:1) or family (long).")
+stream_option = click.option(
+    "--stream", shell_complete=completion.streams, help="Keep one stream (long:1) or family (long)."
+)
 style_option = click.option("--format", "style", type=click.Choice(STYLES), default="table", help="[table]")
+json_option = click.option("--format", "style", type=click.Choice(("table", "json")), default="table", help="[table]")
 ledger_option = click.option("--ledger", type=PATH, help="Folder of published numbers. [ours]")
 source_option = click.option("--source", default="rkif", help="Whose published numbers; all: one row a source. [rkif]")
 
@@ -98,21 +106,30 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def parse_numbers(text: str) -> list[int] | None:
+    """Return the numbers of '1,5-7'; none where the text is no such list, or names more than 1000."""
+    found: list[int] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        ends = RANGE.fullmatch(part)
+        if ends is None or int(ends[2] or ends[1]) - int(ends[1]) not in range(MOST_SEEDS):
+            return None
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return found if 0 < len(found) <= MOST_SEEDS else None
+
+
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of '3' (1, 2, 3) or '1,5,7'.
+    """Return the seeds of '3' (1, 2, 3), '1,5,7' or '4-6'.
 
     Raises:
         ClbenchError: the text is neither a number from 1 to 1000 nor a list of distinct numbers.
     """
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if "," in text and numbers and len(set(numbers)) == len(numbers) and min(numbers) >= 0:
-        return numbers
-    if "," not in text and numbers and 1 <= numbers[0] <= MOST_SEEDS:
+    numbers = parse_numbers(text)
+    if numbers and ("," in text or "-" in text):
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    elif numbers and 1 <= numbers[0] <= MOST_SEEDS:
         return list(range(1, numbers[0] + 1))
-    raise ClbenchError(f"--seeds takes how many (3) or which (1,2,5; a single one as '7,'), not {text!r}")
+    raise ClbenchError(f"--seeds takes how many (3) or which (1,2,5 or 4-6; a single one as '7,'), not {text!r}")
 
 
 def parse_assignments(given: tuple[str, ...]) -> dict[str, str]:

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
-from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option
-from clbench.terminal import Terminal
+from clbench.cli import completion
+from clbench.cli.parameters import PATH, json_option, ledger_option, results_option, source_option, stream_option
+from clbench.terminal import Terminal, json_text, say
 
 
 @click.command()
-@click.argument("kind", required=False)
-@click.argument("records", metavar="[RECORD]...", nargs=-1)
+@click.argument("kind", required=False, shell_complete=completion.kinds)
+@click.argument("records", metavar="[RECORD]...", nargs=-1, shell_complete=completion.records)
 @results_option
 @stream_option
-@click.option("--method", "methods", multiple=True, help="Keep one method; repeatable. [all]")
+@click.option(
+    "--method", "methods", multiple=True, shell_complete=completion.methods, help="Keep one method; repeatable. [all]"
+)
 @click.option("-o", "--output", type=PATH, help="PNG, SVG or PDF, by its suffix. [KIND.png]")
+@json_option
 def plot(
     kind: str | None,
     records: tuple[str, ...],
@@ -24,6 +28,7 @@ def plot(
     stream: str | None,
     methods: tuple[str, ...],
     output: Path | None,
+    style: str,
 ) -> None:
     """Draw recorded runs; without a KIND, list the kinds of pictures.
 
@@ -31,12 +36,15 @@ def plot(
     differ in order and seed alone are averaged, as on the leaderboard.
     """
     from clbench.errors import unknown
-    from clbench.records.files import read_record, readable_records, record_paths
+    from clbench.records.files import filled_paths, read_record, readable_records
     from clbench.reports.leaderboard import find_record
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
     from clbench.reports.plots.series import series_of
 
     console = Terminal()
+    if kind is None and style == "json":
+        say(json_text([{"kind": name, "shows": about} for name, about in KINDS.items()]))
+        return
     if kind is None:
         for name, about in KINDS.items():
             console.print(f"{name:10} {about}")
@@ -44,7 +52,7 @@ def plot(
     check_kind(kind)
     file = output or Path(f"{kind}.png")
     file_format(file)
-    paths = [find_record(name, results) for name in records] or record_paths(results)
+    paths = [find_record(name, results) for name in records] or filled_paths(results)
     found = {path: read_record(path) for path in paths} if records else readable_records(paths)
     known = {record.method.name for record in found.values()}
     for name in methods:
@@ -75,6 +83,7 @@ def report(
     """Write an HTML page about a results folder: tables, pictures, recipes, audit verdicts, environment. It opens offline."""
     from clbench.atomic import make_folder, write_atomically
     from clbench.errors import ClbenchError
+    from clbench.records.files import filled_paths
     from clbench.reports.published import read_ledger
 
     if site is not None and output is not None:
@@ -82,6 +91,7 @@ def report(
     if site is None and data is not None:
         raise ClbenchError("--data is for the pages of single runs, which --site DIR writes")
     console = Terminal()
+    filled_paths(results)  # raises where there is nothing to report
     with console.status("making the report"):
         from clbench.reports.page import make_page, read_report
         from clbench.reports.site import write_site

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
 import click
 
-from clbench.cli.parameters import PATH, ledger_option, results_option, source_option, stream_option, style_option
+from clbench.cli import completion
+from clbench.cli.parameters import (
+    PATH,
+    json_option,
+    ledger_option,
+    results_option,
+    source_option,
+    stream_option,
+    style_option,
+)
 from clbench.data.catalogue import known_streams, task_specs
-from clbench.errors import unknown
+from clbench.errors import ClbenchError, ClbenchWarning, unknown
+from clbench.names import match
 from clbench.records.summary import disagreement_text
 from clbench.reports.tables import show_sheet
-from clbench.terminal import Terminal, say
+from clbench.terminal import Terminal, json_text, say
 
 
 @click.command()
-@click.argument("record")
+@click.argument("record", shell_complete=completion.records)
 @results_option
-def show(record: str, results: Path) -> None:
+@json_option
+def show(record: str, results: Path, style: str) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
     from clbench.records.files import read_record
+    from clbench.records.record import encode_record
     from clbench.reports.leaderboard import (
         changed_options,
         cost_text,
@@ -30,6 +44,9 @@ def show(record: str, results: Path) -> None:
     )
 
     content = read_record(find_record(record, results))
+    if style == "json":
+        say(json_text(json.loads(encode_record(content))))
+        return
     console = Terminal()
     chosen = [content.stream.name, recipe_text(content), changed_options(content)]
     console.print(f"{content.name}: {', '.join(filter(None, chosen))}")
@@ -57,8 +74,11 @@ def leaderboard(results: Path, stream: str | None, style: str, significance: boo
 
     known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
     known |= {record.stream.name for record in read_records(results)} if stream and results.is_dir() else set()
-    if stream is not None and stream not in known and any(name not in task_specs() for name in stream.split(",")):
-        raise unknown("stream", stream, sorted(known))
+    if stream is not None:
+        found = match(stream, known)
+        if found is None and any(name not in task_specs() for name in stream.split(",")):
+            raise unknown("stream", stream, sorted(known), "clbench streams")
+        stream = found or stream
     if published:
         show_comparison(Terminal(), results, stream, "rkif", None, style)
     else:
@@ -69,21 +89,18 @@ def show_leaderboard(
     console: Terminal, results: Path, stream: str | None, style: str = "table", significance: bool = False
 ) -> None:
     """Print the leaderboard of a results folder."""
-    from clbench.records.files import read_records
-    from clbench.reports.leaderboard import SIGNIFICANCE_NOTE, make_rows, render
+    from clbench.records.files import filled_paths, readable_records
+    from clbench.reports.leaderboard import make_rows, pivot, render, row_values
 
-    rows = make_rows(read_records(results), stream)
+    rows = make_rows(readable_records(filled_paths(results)).values(), stream)
     if significance:
         from clbench.reports.significance import assess  # here: numpy is slow to import
 
         rows = assess(rows, results)
-    text = render(rows, style, console.width)
-    if isinstance(text, str):
-        say(text)
+    if style == "csv":
+        say(str(render(rows, style)))
     else:
-        console.print(text)
-        if significance:
-            console.print(SIGNIFICANCE_NOTE)
+        show_sheet(console, pivot(rows), row_values(rows), style)
 
 
 @click.command()
@@ -101,17 +118,27 @@ def show_comparison(
     console: Terminal, results: Path, stream: str | None, source: str, ledger: Path | None, style: str
 ) -> None:
     """Print the recorded runs beside published numbers."""
-    from clbench.records.files import read_records
-    from clbench.reports.comparison import compare_rows, compare_sheet
+    from clbench.records.files import filled_paths, readable_records
+    from clbench.reports.comparison import compare_rows, compare_sheet, published_rows
     from clbench.reports.leaderboard import make_rows
     from clbench.reports.published import read_ledger
 
-    compared = compare_rows(make_rows(read_records(results), stream), read_ledger(ledger), source)
+    try:
+        rows, lack = (
+            make_rows(readable_records(filled_paths(results)).values(), stream),
+            f"no runs of ours on '{stream}'",
+        )
+    except ClbenchError as error:
+        rows, lack = [], str(error)
+    published = read_ledger(ledger)
+    compared = compare_rows(rows, published, source) if rows else published_rows(published, source, stream)
+    if not rows:
+        warnings.warn(f"{lack}; these are the published numbers alone", ClbenchWarning, stacklevel=1)
     show_sheet(console, compare_sheet(compared), compared, style)
 
 
 @click.command()
-@click.argument("record")
+@click.argument("record", shell_complete=completion.records)
 @results_option
 @click.option("--single", type=PATH, help="Folder with the tasks learned alone, for FWT. [the record's own]")
 @click.option("--zero-shot", type=PATH, help="Record of a run that trained nothing, for FWT.")

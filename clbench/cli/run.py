@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from clbench.cli import completion
 from clbench.cli.config import ConfiguredCommand, config_option, merged_options, show_config, stronger
 from clbench.cli.parameters import (
+    json_option,
     log_options,
     parse_assignments,
+    parse_numbers,
     parse_seeds,
     plugin_option,
     results_option,
@@ -20,14 +23,18 @@ from clbench.cli.parameters import (
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
 from clbench.data.own_streams import check_metrics, own_data
-from clbench.data.streams import find_stream
+from clbench.data.streams import find_stream, find_streams
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
 from clbench.options import Option
 from clbench.settings import Settings, list_settings, resolve_settings
 from clbench.spec import RunSpec
-from clbench.terminal import Terminal
+from clbench.terminal import Terminal, json_text, say
+from clbench.units import counted
+
+if TYPE_CHECKING:
+    from clbench.running.opening import RunOpener
 
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
@@ -52,14 +59,22 @@ def _metavar(option: Option) -> str:
 @click.command(cls=ConfiguredCommand)
 @config_option
 @click.option("--show-config", "only_show", is_flag=True, help="Only print every value, and where it comes from.")
-@click.option("--method", "method_name", help="The method's name (`clbench methods`).")
-@click.option("--order", help="The paper's order number, 1-8; several separated by commas.")
+@click.option(
+    "--method", "method_name", shell_complete=completion.methods, help="The method's name (`clbench methods`)."
+)
+@click.option(
+    "--order", shell_complete=completion.orders, help="The paper's order number, 1-8; or several: 1-3 or 1,5-6."
+)
 @click.option(
     "--stream",
-    help="A stream's name (long:1), a stream file of your own (my.toml), or task names separated by commas. [long:1]",
+    shell_complete=completion.streams,
+    help="A stream's name (long:1), a family (long: all its streams), a stream file of your own (my.toml), or task names "
+    "separated by commas. [long:1]",
 )
 @set_option
-@click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
+@click.option(
+    "--preset", shell_complete=completion.presets, help="A named set of settings. [the backbone's, if there is one]"
+)
 @click.option("--seeds", default="1", help="How many seeds to run (3), or which (1,2,5). [1]")
 @plugin_option
 @results_option
@@ -72,6 +87,7 @@ def _metavar(option: Option) -> str:
     help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
 )
 @log_options
+@json_option
 @setting_options
 @click.pass_context
 def run(
@@ -92,6 +108,7 @@ def run(
     dry_run: bool,
     log_maps: bool,
     logs: LogSettings,
+    style: str,
     **settings: str | None,
 ) -> None:
     """Run one method on one or several streams and print the leaderboard.
@@ -108,7 +125,7 @@ def run(
         for one in chosen
         for seed in parse_seeds(seeds)
     ]
-    console = Terminal()
+    console = Terminal(stderr=style == "json")
     for one in chosen:
         console.print(f"Stream {one}")
     with console.status("loading the plugins"):
@@ -121,11 +138,13 @@ def run(
     options = method.resolve_options(parse_assignments(merged_options(ctx, given)))
     specs = [RunSpec(method.name, options, one) for one in resolved]
     if only_show:
-        show_config(console, ctx, specs[0], preset)
+        show_config(console, ctx, specs[0], preset, style)
         return
     from clbench.running.opening import RunOpener
 
     opener = RunOpener(found, results)
+    if dry_run and style == "json":
+        raise ClbenchError("`clbench run --dry-run` is a table alone; `clbench sweep --dry-run --format json` is not")
     if dry_run:
         from clbench.running.dry_run import show_dry_run
 
@@ -136,26 +155,43 @@ def run(
     maker = RunMaker(console, opener, force, save_adapter, log_maps)
     if len(specs) == 1:
         maker.make(specs[0])
-    failures = maker.make_all(specs) if len(specs) > 1 else []
-    if len(failures) < len(specs):
+    failures = maker.make_all(specs) if len(specs) > 1 else {}
+    if style == "json":
+        say(json_text(_made(specs, opener)))
+    elif len(failures) < len(specs):
         show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
     if failures:
-        raise ClbenchError(f"{len(failures)} of {len(specs)} runs failed; the first: {failures[0]}")
+        why, error = next(iter(failures.items()))
+        raise ClbenchError(f"{len(failures)} of {counted(len(specs), 'run')} failed; the first: {why}") from error
+
+
+def _made(specs: Sequence[RunSpec], opener: RunOpener) -> list[dict[str, Any]]:
+    """Return a row for each of the runs that has a record, as `Records.rows` has it, and where the record lies."""
+    from clbench.records.collection import run_rows
+    from clbench.records.files import read_record
+
+    paths = [path for spec in specs if (path := opener.open(spec).files.record).exists()]
+    return [{"record": str(path), **row} for path in paths for row in run_rows(read_record(path))]
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
-    """Return the streams that `--order` or `--stream` asks for; the default is order 4.
+    """Return the streams that `--order` (4; 1-3; 1,5-6) or `--stream` asks for; the default is order 4.
 
     Raises:
         ClbenchError: both are given and differ, or one is unknown.
     """
-    by_order = {str(known.order): known for known in known_streams().values()}
-    for number in (order or "").split(",") if order else []:
-        if number.strip() not in by_order:
-            raise unknown("order", number.strip(), by_order)
     if order is None:
-        return [find_stream(stream or Settings.stream)]
-    chosen = [by_order[number.strip()] for number in order.split(",")]
-    if stream is not None and [find_stream(stream)] != chosen:
+        return find_streams(stream or Settings.stream)
+    chosen = list(dict.fromkeys(find_stream(number) for number in _orders(order)))
+    if stream is not None and find_streams(stream) != chosen:
         raise ClbenchError(f"--order {order} is {', '.join(s.name for s in chosen)}, not --stream {stream}; give one")
     return chosen
+
+
+def _orders(text: str) -> list[str]:
+    known = {str(one.order): one for one in known_streams().values()}
+    numbers = parse_numbers(text)
+    for number in text.split(",") if numbers is None else map(str, numbers):
+        if number.strip() not in known:
+            raise unknown("order", number.strip(), known)
+    return [str(number) for number in numbers or ()]

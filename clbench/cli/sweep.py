@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from clbench.cli import completion
 from clbench.cli.parameters import (
     engine_options,
+    json_option,
     log_options,
     parse_assignments,
     parse_seeds,
@@ -24,6 +26,7 @@ from clbench.cli.run import choose_streams, setting_options
 from clbench.errors import ClbenchError
 from clbench.grid import NEW_GRID, Grid, MethodAxes, read_grid
 from clbench.terminal import Terminal, json_text, say
+from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.logs import LogSettings
@@ -53,16 +56,19 @@ def sweep() -> None:
     """
 
 
-format_option = click.option("--format", "style", type=click.Choice(("table", "json")), default="table", help="[table]")
-
-
 @sweep.command(MAKE)
 @click.argument("file", metavar="[GRID.toml]", required=False, type=click.Path(path_type=Path))
-@click.option("--method", "methods", help="Methods separated by commas.")
-@click.option("--order", help="The paper's order numbers, 1-8, separated by commas.")
-@click.option("--stream", help="A stream's name, a stream file, or task names separated by commas.")
+@click.option("--method", "methods", shell_complete=completion.methods, help="Methods separated by commas.")
+@click.option("--order", shell_complete=completion.orders, help="The paper's order numbers, 1-8: 4, 1-3 or 1,5-6.")
+@click.option(
+    "--stream",
+    shell_complete=completion.streams,
+    help="A stream's name, a family (long), a stream file, or task names separated by commas.",
+)
 @set_option
-@click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")
+@click.option(
+    "--preset", shell_complete=completion.presets, help="A named set of settings. [the backbone's, if there is one]"
+)
 @click.option("--seeds", help="How many seeds to run (3), or which (1,2,5). [1]")
 @plugin_option
 @results_option
@@ -72,7 +78,7 @@ format_option = click.option("--format", "style", type=click.Choice(("table", "j
 @click.option("--calibrate", is_flag=True, help="With --dry-run: time and memory, too, from a short run of each kind.")
 @engine_options
 @log_options
-@format_option
+@json_option
 @setting_options
 def make(
     file: Path | None,
@@ -228,7 +234,9 @@ def _counts(values: Sequence[Mapping[str, Any]]) -> str:
     from clbench.records.states import STATES
 
     counts = Counter(value["state"] for value in values)
-    return f"{len(values)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return f"{counted(len(values), 'run')}: " + ", ".join(
+        f"{counts[state]} {state}" for state in STATES if counts[state]
+    )
 
 
 @sweep.command()
@@ -250,7 +258,7 @@ def new(file: Path) -> None:
 @results_option
 @click.option("--log-maps", is_flag=True, help="A run counts as done with its maps alone.")
 @click.option("--save-adapter", is_flag=True, help="A run counts as done with its adapter alone.")
-@format_option
+@json_option
 def status(file: Path, results: Path, log_maps: bool, save_adapter: bool, style: str) -> None:
     """Show which runs of a grid are done, running (where, since when, how far), failed (why), or missing."""
     console = Terminal()

@@ -16,6 +16,7 @@ from clbench.data.rows import Row
 from clbench.data.sources import Source, is_blank
 from clbench.data.tasks import Example, Stream, TaskSpec
 from clbench.errors import ClbenchError
+from clbench.units import counted
 
 SPLITS = ("train", "dev", "test")
 LEAK = 0.01  # part of the test questions that may stand in the training rows before it is an error
@@ -185,7 +186,10 @@ def _judge(
         for label in spec.labels:
             if audit.classes.get(label, 0) < LOPSIDED * even:
                 found.append(
-                    ("warning", f"class '{label}' has {audit.classes.get(label, 0)} of {audit.rows['train']} rows")
+                    (
+                        "warning",
+                        f"class '{label}' has {audit.classes.get(label, 0)} of {counted(audit.rows['train'], 'row')}",
+                    )
                 )
     if audit.cut is not None and audit.cut > MOSTLY:
         found.append(("warning", f"{audit.cut:.0%} of the prompts are shortened to {max_input} tokens"))
@@ -201,14 +205,22 @@ def _judge_split(spec: TaskSpec, audit: TaskAudit, split: str, rows: Sequence[Ro
     if audit.blank[split]:
         first = next(row for row in rows if is_blank(spec, row))
         count = audit.blank[split]
-        found.append(("warning", f"{split}: {count} rows without question or answer, left out; first in {first.place}"))
+        found.append(
+            (
+                "warning",
+                f"{split}: {counted(count, 'row')} without question or answer, left out; first in {first.place}",
+            )
+        )
     if audit.duplicates[split]:
         answers: dict[str, set[str]] = {}
         for row in rows:
             answers.setdefault(_key(row), set()).add(row.answers[0])
         unlike = sum(len(of_question) > 1 for of_question in answers.values())
-        note = f", {unlike} questions with unlike answers" if unlike else ""
-        found.append(("warning", f"{split}: {audit.duplicates[split]} rows repeat an earlier question{note}"))
+        note = f", {counted(unlike, 'question')} with unlike answers" if unlike else ""
+        verb = "repeats" if audit.duplicates[split] == 1 else "repeat"
+        found.append(
+            ("warning", f"{split}: {counted(audit.duplicates[split], 'row')} {verb} an earlier question{note}")
+        )
     return found
 
 

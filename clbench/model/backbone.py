@@ -279,6 +279,9 @@ def attach_adapter(backbone: Backbone, settings: Settings) -> PeftModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
             warnings.filterwarnings("ignore", message=".*tied")  # `merged` leaves tied weights as they are
+            warnings.filterwarnings(
+                "ignore", message="fan_in_fan_out"
+            )  # GPT-2 stores layers the other way round; peft adapts
             adapter = get_peft_model(backbone.model, config)
     except ValueError as error:
         raise ClbenchError(

@@ -6,15 +6,19 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
 from clbench.errors import ClbenchError, one_line
+from clbench.names import nearest
+from clbench.settings import load_presets
 
 EMBEDDED = "mini"
+PATIENCE = 5  # seconds for the hub to answer
 NOT_READ = (".md", ".gitattributes", ".gitignore", "LICENSE")  # ends of the names of files that no run reads
 
 
@@ -35,6 +39,8 @@ def locate(name: str) -> str:
         return name
     if name != EMBEDDED and Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise ClbenchError(f"backbone '{name}': the folder has no config.json; expected a Hugging Face model folder")
+    if hub_id(name):
+        _check_reachable(name)
     return str(files("clbench.model") / EMBEDDED) if name == EMBEDDED else name
 
 
@@ -51,6 +57,39 @@ def public_name(name: str) -> str:
 def lasting_name(name: str) -> str:
     """Return a backbone's name as it can be found again from any working directory of this machine: paths in full."""
     return name if name == EMBEDDED or hub_id(name) else str(Path(name).resolve())
+
+
+@cache
+def _check_reachable(name: str) -> None:
+    """Ask for a hub id that is not in the cache once, before libraries ask again and again for half a minute.
+
+    Raises:
+        ClbenchError: the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache  # here: slow to import
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=PATIENCE)
+    except (HfHubHTTPError, HFValidationError):
+        return  # it was reached, or need not be: loading says what is wrong
+    except Exception as error:  # whatever the HTTP library calls a network that is not there
+        raise ClbenchError(
+            f"no backbone '{name}'{_hint(name)} (not '{EMBEDDED}', no local folder, not in the hub's cache, and "
+            f"{constants.ENDPOINT} cannot be reached: {type(error).__name__})"
+        ) from error
+
+
+def _hint(name: str) -> str:
+    """Return what backbone may be meant, of those of the presets and those in the hub's cache."""
+    from huggingface_hub import constants
+
+    cached = [path.name[8:].replace("--", "/") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
+    known = [*(str(one["backbone"]) for one in load_presets().values() if "backbone" in one), *cached]
+    by_end = {one.rpartition("/")[2]: one for one in known}
+    near = nearest(name, known) or [by_end[end] for end in nearest(name.rpartition("/")[2], by_end)]
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def backbone_digest(name: str) -> str:
@@ -100,7 +139,7 @@ def plain_errors(name: str) -> Iterator[None]:
             message = f"backbone '{name}' needs code that comes with it: read it, then give --trust-remote-code"
         else:
             message = (
-                f"no backbone '{name}': not '{EMBEDDED}', and neither a readable local folder nor a reachable hub id "
-                f"({one_line(error)})"
+                f"no backbone '{name}'{_hint(name)} (not '{EMBEDDED}', and neither a readable local folder nor a reachable hub "
+                f"id: {one_line(error)})"
             )
         raise ClbenchError(message) from error

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from clbench.data.answer_scores import METRICS
 from clbench.errors import ClbenchError, unknown
 from clbench.records.answers import read_answers, row_scores
-from clbench.records.files import RunFiles, read_records
+from clbench.records.files import RunFiles, filled_paths, readable_records
 from clbench.records.record import Record
+from clbench.units import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +45,7 @@ class Records:
         return isinstance(other, Records) and self._records == other._records
 
     def __repr__(self) -> str:
-        return f"Records of {len(self)} runs" + (f" in '{self.folder}'" if self.folder else "")
+        return f"Records of {counted(len(self), 'run')}" + (f" in '{self.folder}'" if self.folder else "")
 
     def _repr_html_(self) -> str:
         frame = self.to_pandas()
@@ -167,6 +168,6 @@ def load_records(folder: str | Path = "results") -> Records:
     """Read every record of a results folder (not of its subfolders), in the order of the file names.
 
     Raises:
-        ClbenchError: no such folder, or a malformed record; the message names the file.
+        ClbenchError: no such folder, or no record in it; the message names the subfolders that have some.
     """
-    return Records(read_records(Path(folder)), Path(folder))
+    return Records(readable_records(filled_paths(Path(folder))).values(), Path(folder))

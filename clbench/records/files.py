@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = ".lock"  # how the names of locks end
+MOST_NAMED = 5  # subfolders that a message names
 BEAT = ".heartbeat"  # and those of heartbeats
 
 
@@ -174,6 +175,21 @@ def readable_records(paths: Iterable[Path]) -> dict[Path, Record]:
             found[path] = read_record(path)
         except ClbenchError as error:
             warnings.warn(f"passed over: {error}", ClbenchWarning, stacklevel=2)
+    return found
+
+
+def filled_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder's records, sorted by name: at least one.
+
+    Raises:
+        ClbenchError: no such folder, or no record in it; the message names the subfolders that have some.
+    """
+    found = record_paths(folder)
+    if not found:
+        within = sorted({path.parent for path in folder.rglob("*.answers.jsonl")})
+        named = ", ".join(map(str, within[:MOST_NAMED])) + ", ..." * (len(within) > MOST_NAMED)
+        hint = f"but in {named}: name one of these folders" if within else "make a first one with `clbench run`"
+        raise ClbenchError(f"no records in '{folder}'{', ' if within else '; '}{hint}")
     return found
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -204,6 +205,18 @@ class Record(Struct, frozen=True, kw_only=True):
             if name in list_settings() and not list_settings()[name].has_type(value):
                 raise ValueError(f"setting '{name}' has the value {value!r:.60}")
 
+    def _repr_html_(self) -> str:
+        """Return the run as an HTML table, for notebooks: the score on each task (column) after learning another (row)."""
+        names = [escape(task.name) for task in self.tasks]
+        head = "".join(f"<th>{name}</th>" for name in ("after", *names))
+        lines = [
+            f"<tr><th>{name}</th>{''.join(f'<td>{_shown(score)}</td>' for score in scores)}</tr>"
+            for name, scores in zip(names, self.scores, strict=True)
+        ]
+        title = escape(f"{self.method.name}, {self.stream.name}, seed {self.seed}")
+        caption = f"{title}: OP {_shown(self.metrics.op)}, BWT {_shown(self.metrics.bwt)}"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(lines)}</table>"
+
     def setting(self, name: str) -> Any:
         """Return a setting; one that the record's version of clbench had not, as it is by default today."""
         return self.settings[name] if name in self.settings else default_settings()[name]
@@ -212,6 +225,10 @@ class Record(Struct, frozen=True, kw_only=True):
     def all_settings(self) -> dict[str, Value]:
         """The settings, and today's defaults of those that the record's version of clbench had not; no stream, no seed."""
         return {**default_settings(), **self.settings}
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 @cache

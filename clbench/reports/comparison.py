@@ -25,9 +25,7 @@ def find_published(row: Row, ledger: Sequence[Published], source: str = DEFAULT_
     Raises:
         ClbenchError: no such source.
     """
-    sources = list(dict.fromkeys(entry.source.name for entry in ledger))
-    if source not in (*sources, ALL_SOURCES):
-        raise unknown("source of published numbers", source, [*sources, ALL_SOURCES])
+    sources = _sources(ledger, source)
     record, streams = row.records[0], {one.stream.name for one in row.records}
     values = {**record.settings, **record.method.options}
 
@@ -43,9 +41,21 @@ def find_published(row: Row, ledger: Sequence[Published], source: str = DEFAULT_
     found = []
     for name in sources:
         entries = [entry for entry in ledger if entry.source.name == name and fits(entry)]
-        if entries and source in (name, ALL_SOURCES):
+        if entries:
             found.append(max(entries, key=nearness))  # of equals the first in the file
     return found
+
+
+def _sources(ledger: Sequence[Published], source: str) -> list[str]:
+    """Return the sources that one name stands for: itself, or all.
+
+    Raises:
+        ClbenchError: no such source.
+    """
+    known = list(dict.fromkeys(entry.source.name for entry in ledger))
+    if source not in (*known, ALL_SOURCES):
+        raise unknown("source of published numbers", source, [*known, ALL_SOURCES])
+    return known if source == ALL_SOURCES else [source]
 
 
 def is_comparable(row: Row, entry: Published) -> bool:
@@ -154,6 +164,27 @@ def compare_rows(
                 }
             )
     return compared
+
+
+def published_rows(
+    ledger: Sequence[Published], source: str = DEFAULT_SOURCE, stream: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the published rows alone, in the form of `compare_rows`, ours blank.
+
+    Args:
+        stream: a stream ('long:1') or a family ('long') to keep.
+    """
+    sources, ours = _sources(ledger, source), dict.fromkeys(("op", "op_std", "bwt", "bwt_std", "recipe"))
+    return [
+        {
+            "method": entry.label, "options": options_text(entry.options), "stream": entry.stream, **ours, "runs": 0,
+            "published_op": entry.op, "op_difference": None, "published_bwt": entry.bwt, "bwt_difference": None,
+            "source": entry.source.name, "table": entry.table, "comparable": True,
+            "differs": "; ".join(filter(None, (entry.about, entry.note))),
+        }
+        for entry in ledger
+        if entry.source.name in sources and entry.op is not None and stream in (None, entry.stream, entry.stream.split(":")[0])
+    ]  # fmt: skip
 
 
 def _minus(ours: float | None, theirs: float | None) -> float | None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from clbench.records.files import slug
 from clbench.records.record import Record, default_settings
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
 from clbench.settings import NOT_RECIPE
+from clbench.terminal import Terminal
+from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.bootstrap import Standing
@@ -26,6 +29,9 @@ PROTOCOL = "protocol"  # as the recipe calls the protocol version, where it vari
 ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
+RECIPES_NOTE = (
+    "Rows of several recipes (last column) stand in the order of OP: what they differ in beside the method counts, too."
+)
 SIGNIFICANCE_NOTE = (
     "In brackets: 95% intervals, paired bootstrap over test rows and over runs (of one run: rows alone). Bold: the best OP of a "
     "recipe, upper bounds apart; underlined: not significantly worse, sharing its rank; p: difference to the best OP, after "
@@ -65,7 +71,7 @@ class Row:
 
 
 def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]:
-    """Return the leaderboard's rows, the best OP first.
+    """Return the leaderboard's rows, the best OP of each stream family first, whatever the recipe.
 
     Only runs that agree in method, options, recipe, protocol version and test rows are averaged; of several records of the
     same order and seed the newest counts.
@@ -81,7 +87,12 @@ def make_rows(records: Iterable[Record], stream: str | None = None) -> list[Row]
     for record in kept:
         groups[_group_key(record, defaults[record.method.name])][record.stream.name, record.seed] = record
     rows = [_row(list(group.values()), varied, varied_options) for group in groups.values()]
-    return sorted(rows, key=lambda row: (row.stream, row.recipe, -(row.op if row.op is not None else -1.0), row.label))
+    return sorted(rows, key=lambda row: (row.stream, _place(row), row.recipe, row.label))
+
+
+def _place(row: Row | None) -> float:
+    """Return what rows are sorted by: the best OP first, none last."""
+    return math.inf if row is None or row.op is None else -row.op
 
 
 def _when(record: Record) -> str:
@@ -161,7 +172,8 @@ def _marks_text(records: Sequence[Record]) -> str:
     """Return the marks of a row's records, each with the number of runs that have it where not all do."""
     counts = Counter(mark for record in records for mark in record.marks)
     parts = [
-        mark if count == len(records) else f"{mark} ({count} of {len(records)} runs)" for mark, count in counts.items()
+        mark if count == len(records) else f"{mark} ({count} of {counted(len(records), 'run')})"
+        for mark, count in counts.items()
     ]
     return ", ".join(parts)
 
@@ -225,7 +237,7 @@ def format_score(mean: float | None, std: float | None) -> str:
 
 
 def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
-    """Return the leaderboard: one line a method and recipe; for each stream family OP, BWT and, where assessed, p and rank."""
+    """Return the leaderboard: one line a method and recipe, the best OP first; a family has OP, BWT and, assessed, p and rank."""
     families = sorted({row.stream for row in rows}, key=lambda name: (name != "standard", name))
     lines: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
@@ -239,7 +251,7 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
         names = ("OP", "BWT", "p", "rank") if assessed else ("OP", "BWT")
         header += [f"{STREAM_TITLES.get(family, family)} {name}" for name in names]
     table: list[list[str | Cell]] = []
-    for (label, recipe, _), cells in lines.items():
+    for (label, recipe, _), cells in sorted(lines.items(), key=lambda line: [_place(line[1].get(f)) for f in families]):
         line: list[str | Cell] = [label]
         for family in families:
             line += _cells_of(cells.get(family), assessed)
@@ -250,7 +262,8 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
         }
         runs = "+".join(str(cells[f].runs) for f in families if f in cells)
         table.append([*line, runs, "; ".join([recipe, *marks])])
-    notes = (SIGNIFICANCE_NOTE,) if assessed else ()
+    several = len({row.board for row in rows}) > len(families)
+    notes = [note for note, holds in ((RECIPES_NOTE, several), (SIGNIFICANCE_NOTE, assessed)) if holds]
     return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
 
 
@@ -354,16 +367,20 @@ class Leaderboard:
         return row_values(self.entries)
 
     def __str__(self) -> str:
-        console = Console(color_system=None)
+        console = Terminal()
         with console.capture() as captured:
             console.print(render(self.entries, "table", console.width))
+            for note in pivot(self.entries).notes:
+                console.print(note)
         return captured.get().rstrip()
 
     def _repr_html_(self) -> str:
         import pandas  # here: slow to import
 
         sheet = pivot(self.entries)
-        return str(pandas.DataFrame(sheet.lines, columns=list(sheet.header)).to_html(index=False))
+        lines = [[cell if isinstance(cell, str) else cell.text for cell in line] for line in sheet.lines]
+        notes = "".join(f"<p>{escape(note)}</p>" for note in sheet.notes)
+        return f"{pandas.DataFrame(lines, columns=list(sheet.header)).to_html(index=False)}{notes}"
 
 
 def leaderboard(records: Iterable[Record], stream: str | None = None) -> Leaderboard:

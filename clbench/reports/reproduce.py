@@ -26,7 +26,7 @@ from clbench.reports.suites import DRAWS_MAPS, MEASURES, Column, Line, Scale, Su
 from clbench.reports.tables import Sheet
 from clbench.settings import Settings, resolve_settings
 from clbench.spec import RunSpec
-from clbench.units import duration
+from clbench.units import counted, duration
 
 Estimator = Callable[[str, Settings, Sequence[Task]], float | None]  # method, settings, tasks -> seconds
 
@@ -342,5 +342,5 @@ def suite_notes(suite: Suite, cells: Sequence[PlannedCell], ledger: Sequence[Pub
     notes += [f"{why[:1].upper()}{why[1:]}: {', '.join(names)}." for why, names in reasons.items()]
     missing = missing_runs(cells)
     if missing:
-        notes.append(f"Missing: {len(missing)} runs, {duration_text([run.seconds for run in missing])}.")
+        notes.append(f"Missing: {counted(len(missing), 'run')}, {duration_text([run.seconds for run in missing])}.")
     return notes

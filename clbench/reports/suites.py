@@ -12,6 +12,7 @@ from typing import Any
 
 from clbench.data.rows import parse_toml, read_text
 from clbench.errors import ClbenchError, unknown
+from clbench.names import match
 
 SCALES = "scales.toml"
 MEASURES = {"op": "OP", "bwt": "BWT", "minutes_per_epoch": "min/epoch"}
@@ -87,10 +88,11 @@ def read_suite(name: str) -> Suite:
     """
     if name.endswith(".toml"):
         place: Any = Path(name)
-    elif name in suite_names():
-        place = files("clbench.tasks.suites").joinpath(f"{name}.toml")
     else:
-        raise unknown("suite", name, suite_names())
+        found = match(name, suite_names())
+        if found is None:
+            raise unknown("suite", name, suite_names())
+        place = files("clbench.tasks.suites").joinpath(f"{found}.toml")
     try:
         content = parse_toml(read_text(place) if isinstance(place, Path) else place.read_text("utf-8"))
         columns = [Column(**column) for column in content.pop("columns")]

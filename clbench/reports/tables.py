@@ -98,7 +98,9 @@ def rich_sheet(sheet: Sheet, width: int = 80) -> Table:
                     table.add_row(Text(name), cell, end_section=number == len(line) - 1)
             table.add_section()
         return table
-    table = Table(title=Text(sheet.title), title_justify="left", min_width=min(width, len(sheet.title)))
+    table = Table(
+        title=Text(sheet.title) if sheet.title else None, title_justify="left", min_width=min(width, len(sheet.title))
+    )
     for number, name in enumerate(sheet.header):
         table.add_column(Text(name), justify="left" if sheet.is_left(number) else "right", overflow="fold")
     for line in cells:

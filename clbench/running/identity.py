@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from typing import Any
 
 from clbench.data.answer_scores import METRICS
 from clbench.data.tasks import Task
-from clbench.discovery import Method, Plugins, new_manager
+from clbench.discovery import Method, Plugins, imported_names, new_manager
 from clbench.records.record import Digests
 from clbench.spec import PROTOCOL_VERSION, RunSpec
 
@@ -81,7 +81,7 @@ def source_files(module: ModuleType) -> set[Path]:
 
 def _imported_files(path: Path, folder: Path, package: str) -> Iterator[Path]:
     """Yield the files in a folder that a module imports; a package in it as a whole."""
-    for name in _imported_names(ast.parse(path.read_bytes()), package):
+    for name in imported_names(ast.parse(path.read_bytes()), package):
         if package and not name.startswith(f"{package}."):
             continue
         first = name.removeprefix(f"{package}.").split(".")[0]
@@ -89,12 +89,3 @@ def _imported_files(path: Path, folder: Path, package: str) -> Iterator[Path]:
             yield folder / f"{first}.py"
         elif first != "clbench" and (folder / first / "__init__.py").is_file():
             yield from (folder / first).rglob("*.py")
-
-
-def _imported_names(tree: ast.AST, package: str) -> Iterable[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, (package if node.level else "", node.module)))
-            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))

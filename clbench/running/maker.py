@@ -103,17 +103,19 @@ class RunMaker:
 
     def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
-        shown = ProgressDisplay(self.console, str(spec)) if self.console.is_terminal else ProgressLog(str(spec))
+        moving = self.console.is_terminal or self.console.is_jupyter
+        shown = ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec))
         return [shown, *([MapLog()] if self.log_maps else [])]
 
-    def make_all(self, specs: Sequence[RunSpec]) -> list[str]:
-        """Make the runs one after another; say why one failed and go on with the next. Return what failed, and why."""
-        failures = []
+    def make_all(self, specs: Sequence[RunSpec]) -> dict[str, Exception]:
+        """Make the runs one after another; say why one failed and go on with the next. Return what failed, and its error."""
+        failures: dict[str, Exception] = {}
         for number, spec in enumerate(specs, 1):
             self.console.print(f"run {number} of {len(specs)}", highlight=False)
             try:
                 self.make(spec)
             except Exception as error:  # the other runs do not depend on this one
-                failures.append(f"{spec}: {error if isinstance(error, ClbenchError) else one_line(error)}")
-                self.console.print(f"failed: {failures[-1]}", style="red", highlight=False, markup=False)
+                text = f"{spec}: {error if isinstance(error, ClbenchError) else one_line(error)}"
+                failures[text] = error
+                self.console.print(f"failed: {text}", style="red", highlight=False, markup=False)
         return failures

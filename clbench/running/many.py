@@ -22,6 +22,7 @@ from clbench.running.sweep import Engine, Sweep, SweepRun, open_runs
 from clbench.running.sweep_display import SweepDisplay
 from clbench.running.worker import Setup
 from clbench.terminal import Terminal
+from clbench.units import counted
 
 
 def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing: Placing) -> dict[SweepRun, str]:
@@ -32,7 +33,7 @@ def make_runs(console: Console, runs: Sequence[SweepRun], setup: Setup, placing:
     """
     done = sum(setup.is_done(run.files) for run in runs)
     if done:
-        console.print(f"{done} of {len(runs)} runs are done already")
+        console.print(f"{done} of {counted(len(runs), 'run')} {'is' if done == 1 else 'are'} done already")
     if done == len(runs):
         return {}
     if console.is_terminal:  # the table says it
@@ -91,5 +92,5 @@ def failed(failures: Mapping[SweepRun, str], count: int) -> ClbenchError:
     run, text = next(iter(failures.items()))
     why = text.rpartition("\n")[2].removeprefix("error: ")
     return ClbenchError(
-        f"{len(failures)} of {count} runs failed; the same command tries them again. The first: {run.spec}: {why}"
+        f"{len(failures)} of {counted(count, 'run')} failed; the same command tries them again. The first: {run.spec}: {why}"
     )

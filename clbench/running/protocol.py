@@ -28,6 +28,7 @@ from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.remarks import on_losses
 from clbench.settings import Settings
+from clbench.units import counted
 
 LOOKED_AT = 32  # training rows of a task whose loss before and after it is compared
 
@@ -303,11 +304,11 @@ def ask_method(name: str, hook: pluggy.HookRelay, learner: Learner, task: Task, 
         for answer in () if strange else answers:
             answer.encode()  # half a character cannot be written down
     if isinstance(found, str) or strange or len(answers) != len(task.test):
-        gave = "one text" if isinstance(found, str) else f"{len(answers)} answers"
+        gave = "one text" if isinstance(found, str) else counted(len(answers), "answer")
         gave += f", one of type {strange[0]}," if strange else ""
         by = f"'{name}' ({file})" if file else f"'{name}'"
         raise ClbenchError(
-            f"method {by} gave {gave} to the {len(task.test)} questions of task '{task.name}'; "
+            f"method {by} gave {gave} to the {counted(len(task.test), 'question')} of task '{task.name}'; "
             f"evaluate returns a list with one text a question"
         )
     return answers

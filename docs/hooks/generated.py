@@ -1,4 +1,4 @@
-"""What the pages show of the code itself, made anew at each build: the commands' help, the record's fields, the pictures."""
+"""What the pages show of the code itself, made anew at each build: commands' help, the record's fields, pictures, notebooks."""
 
 import inspect
 import json
@@ -12,16 +12,32 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+GALLERY = ROOT / "docs" / "gallery"
 PICTURES = ROOT / "results" / "reference" / "plots"
 SCHEMA = ROOT / "clbench" / "records" / "record.schema.json"
 Schema = Mapping[str, Any]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pictures of the reference records to the site."""
+    """Add the pictures of the reference records, and the notebooks, to the site."""
     for picture in sorted(PICTURES.glob("*.png")):
         files.append(File.generated(config, f"images/{picture.name}", abs_src_path=str(picture)))
+    for script in sorted(GALLERY.glob("*.py")):
+        content = "\n".join(notebook_page(script.read_text("utf-8"), script.name))
+        files.append(File.generated(config, f"gallery/{script.stem}.md", content=content))
+        files.remove(files.src_uris[f"gallery/{script.name}"])
     return files
+
+
+def notebook_page(script: str, name: str) -> Iterator[str]:
+    """Yield a notebook, a Python script in jupytext's percent format, as parts of a page."""
+    for cell in script.split("# %%")[1:]:
+        kind, _, text = cell.partition("\n")
+        if "[markdown]" in kind:
+            yield "\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines())
+        else:
+            yield f"```python\n{text.strip()}\n```\n"
+    yield f"*A notebook as a script, `docs/gallery/{name}`: JupyterLab opens it with jupytext, VS Code as it is.*\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,8 +1,11 @@
 """`clbench check-method`: every method that discovery finds passes, and broken ones fail with the right reason."""
 
+from importlib.util import find_spec
+
 import pytest
 
-from clbench.checking.battery import check_method
+from clbench.checking.battery import SETTINGS, check_method
+from clbench.checking.forms import FORMS, Forms
 from clbench.discovery import find_plugins
 from tests.conftest import EXAMPLE_PLUGINS
 
@@ -10,7 +13,7 @@ PLUGINS = find_plugins([EXAMPLE_PLUGINS / "l2.py"])
 AVERAGE = find_plugins([EXAMPLE_PLUGINS / "average.py"])
 OWN_MEMORY = find_plugins([EXAMPLE_PLUGINS / "own_memory.py"])
 BROKEN = find_plugins(sorted(EXAMPLE_PLUGINS.glob("*.py")))
-FORMS = [
+VARIANTS = [
     ("rkif", {"outer_importance": "static"}),
     ("rkif", {"variant": "release", "scope": "tensor"}),
     ("vrmcl", {"carry": "true"}),
@@ -23,23 +26,40 @@ FORMS = [
 ]
 
 
-def faults_of(plugins, name, given, backbone):
+def faults_of(plugins, name, given, backbone, forms=(), decoder=None):
     method = plugins.method(name)
-    findings = check_method(plugins, method, method.resolve_options(given), backbone)
+    findings = check_method(plugins, method, method.resolve_options(given), backbone, forms, decoder)
     return {finding.check: finding.fault for finding in findings if finding.fault}, findings
 
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [*((name, {}) for name in PLUGINS.methods), *FORMS],
+    [*((name, {}) for name in PLUGINS.methods), *VARIANTS],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "default",
 )
-def test_every_method_passes(backbone, name, given):
-    faults, findings = faults_of(PLUGINS, name, given, backbone)
+def test_every_method_passes(backbone, llama, name, given):
+    forms = () if given else ("decoder",)  # the others take twice as long; all of them are tested below
+    faults, findings = faults_of(PLUGINS, name, given, backbone, forms, llama)
     assert not faults
-    assert len(findings) == 9
+    assert len(findings) == 9 + len(forms)
     notes = [finding.note for finding in findings if finding.note]
     assert notes == (["learns in one phase: nothing to resume"] if name == "mtl" else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "fault"),
+    [
+        ("sums_micro_batches", "micro-batch", "micro-batches of 3 learn other weights than whole batches of 8: "),
+        ("answers_freely", "labels", "answers 'no label' to a question of task 'sst-2', which has no such label"),
+        ("needs_encoder", "decoder", "AssertionError: not on a decoder"),
+        ("needs_float32", "bfloat16", "AssertionError: not in bfloat16"),
+    ],
+)
+def test_a_method_that_bears_a_form_ill_is_told_so(backbone, llama, tmp_path, name, form, fault):
+    method = BROKEN.method(name)
+    (wrong,) = Forms(BROKEN, method, {}, backbone, tmp_path, SETTINGS, llama).findings([form])
+    assert wrong.check == FORMS[form]
+    assert fault in wrong.fault
 
 
 @pytest.mark.parametrize(
@@ -95,13 +115,13 @@ def test_a_method_that_fails_says_why(backbone):
     assert "failed on task 'sst-2': the gradient of '" in next(iter(faults.values()))
 
 
-def test_the_command_prints_a_table_and_sets_the_exit_code(clbench, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_the_command_prints_a_table_and_sets_the_exit_code(clbench):
     passed = clbench("check-method", "l2", "--plugin", EXAMPLE_PLUGINS / "l2.py", "--set", "strength=0.1")
     assert passed.exit_code == 0, passed.output
-    assert passed.output.count("✓") == 9
+    assert passed.output.count("✓") == 9 + len(FORMS)
     failed = clbench("check-method", "rate_zero", "--plugin", EXAMPLE_PLUGINS / "rate_zero.py")
+    assert "bitsandbytes is not installed" in passed.output or find_spec("bitsandbytes")
     assert failed.exit_code == 1
-    assert failed.output.count("✓") == 8
+    assert failed.output.count("✓") == 8 + len(FORMS)
     assert "never step above" in failed.output
     assert clbench("check-method", "nobody").exit_code == 2

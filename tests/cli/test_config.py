@@ -1,5 +1,6 @@
 """A value comes from the command line, else from the file, the environment, the preset, the default; and one sees which."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,8 @@ def shown(clbench, tmp_path: Path):
     def call(*words: str) -> dict[str, tuple[str, str]]:
         result = clbench("run", "--show-config", *words)
         assert result.exit_code == 0, result.output
-        rows = [line.strip("│ ").split("│") for line in result.output.splitlines() if line.count("│") == 4]
-        return {name.strip(): (value.strip(), origin.strip()) for name, value, origin in rows}
+        rows = [re.split(" {2,}", line) for line in result.output.splitlines()]
+        return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
 
     return call
 

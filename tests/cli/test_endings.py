@@ -218,7 +218,7 @@ def test_doctor_ends_with_what_stays(clbench, tmp_path):
     assert (tmp_path / ".r.json.aa.tmp").exists()
     second = clbench("doctor", tmp_path, "--remove")
     assert second.exit_code == 1
-    assert "1 faults" in second.stdout
+    assert "1 fault\n" in second.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]  # not clbench's: it stays
     (tmp_path / "notes.json").unlink()
     assert clbench("doctor", tmp_path).exit_code == 0

@@ -1,17 +1,12 @@
 """`clbench presets`: the list, and every value of one with its origin."""
 
-import pytest
+import re
 
 from clbench.settings import list_settings
 
 
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-
 def row(output: str, first: str) -> list[str]:
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    cells = [re.split(" {2,}", line) for line in output.splitlines()]
     return next(cells_of for cells_of in cells if cells_of[0] == first)
 
 
@@ -27,7 +22,7 @@ def test_the_list(clbench):
 def test_every_value_of_one(clbench):
     output = clbench("presets", "flan-t5-xl").output
     for name in list_settings():
-        assert (f"│ {name} " in output) == (name not in ("stream", "seed"))
+        assert (f"\n{name} " in output) == (name not in ("stream", "seed"))
     assert row(output, "batch_size")[1:3] == ["8", "flan-t5-xl"]
     assert row(output, "warmup_steps")[1:3] == ["50", "default"]
     family = clbench("presets", "mini:superni").output

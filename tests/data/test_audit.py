@@ -53,10 +53,10 @@ def test_faultless_data_has_no_findings():
         ({"train": GOOD, "test": [*NEW, GOOD[0]]}, "warning: sst-2: 1 of 201 test questions stand in train (0.5%)"),
         ({"train": GOOD, "test": NEW, "dev": NEW[::-1]}, "warning: sst-2: dev equals test: whoever"),
         ({"train": GOOD, "test": NEW, "dev": [*NEW[:7], ("x", "Good")]}, "warning: sst-2: 7 of 8 dev questions stand in test"),
-        ({"train": [*GOOD, ("Text:  0\n", "Bad")], "test": NEW}, "warning: sst-2: train: 1 rows repeat an earlier question"),
+        ({"train": [*GOOD, ("Text:  0\n", "Bad")], "test": NEW}, "warning: sst-2: train: 1 row repeats an earlier question"),
         (
             {"train": [*GOOD, ("Text: 0", "Good")], "test": NEW},
-            "warning: sst-2: train: 1 rows repeat an earlier question, 1 questions with unlike answers",
+            "warning: sst-2: train: 1 row repeats an earlier question, 1 question with unlike answers",
         ),
         (
             {"train": GOOD, "test": [*NEW, ("x", "Fine")]},

@@ -39,7 +39,7 @@ def test_a_list_of_tasks_is_a_stream():
     ("name", "message"),
     [
         ("9", r"no order '9' \(known: 1, 2"),
-        ("long:4", "no stream or task 'long:4'; did you mean 'long:"),
+        ("long:4", "no stream or task 'long:4'; did you mean 'long'"),
         ("agnews,yaho", "no task 'yaho'; did you mean 'yahoo'"),
         ("agnews,agnews", "a task stands twice"),
     ],

@@ -39,7 +39,7 @@ SCORES = "run.progress.scores[1] = "
     [
         (EVALUATE % "'good'", "gave one text to the 8 questions of task 'sst-2'; evaluate returns a list"),
         (EVALUATE % "'12345678'", "gave one text to the 8 questions of task 'sst-2'"),
-        (EVALUATE % "['good']", "gave 1 answers to the 8 questions"),
+        (EVALUATE % "['good']", "gave 1 answer to the 8 questions"),
         (EVALUATE % "[None] * 8", "gave 8 answers, one of type NoneType, to the 8 questions"),
         (EVALUATE % "['good'] * 7 + [3]", "gave 8 answers, one of type int, to the 8 questions"),
         (STREAM % "pass", "run_stream learned nothing"),

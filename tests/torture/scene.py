@@ -169,9 +169,9 @@ def fault(ending: Ending, codes: tuple[int, ...] = (0, 2)) -> str:
         return f"ends with {ending.code}: {last}"
     if "Traceback" in ending.errors or "--traceback shows the whole" in ending.errors:
         return f"a fault that clbench has no words for: {last}"
-    if ending.code == 2 and not (len(lines) >= 1 and last.startswith(("error: ", "Error: "))):
+    if ending.code == 2 and not (len(lines) >= 1 and last.startswith("error: ")):
         return f"no line says why it ends: {ending.errors!r}"
-    if ending.code == 2 and len(lines) > 1 and not lines[0].startswith("Usage: "):
+    if ending.code == 2 and len(lines) > 1:
         return f"{len(lines)} lines instead of one: {lines[0]}"
     return ""
 

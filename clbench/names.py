@@ -1,0 +1,47 @@
+"""Names that people type: matched whatever their case and punctuation; a wrong one is answered with those that come near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+MOST_NEAR = 3
+
+
+def plain(name: str) -> str:
+    """Return a name's letters and digits in lower case: 'O-LoRA' and 'olora' are one."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def match(name: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str | None:
+    """Return the known name that is meant, whatever its case and punctuation; none if there is none, or several.
+
+    Args:
+        others: what known names are called elsewhere.
+    """
+    names = list(known)
+    if name in names:
+        return name
+    meant = {one for one in names if plain(one) == plain(name)}
+    meant |= {one for other, one in (others or {}).items() if plain(other) == plain(name) and one in names}
+    return meant.pop() if len(meant) == 1 and plain(name) else None
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that may be meant: the one spelled alike, else those whose initials, word or beginning it is."""
+    names = {one: plain(one) for one in known}
+    wanted = plain(name)
+    if not wanted:
+        return []
+    alike = get_close_matches(wanted, names.values(), n=1, cutoff=0.6)
+    if alike:
+        return [one for one, text in names.items() if text == alike[0]][:1]
+    return [one for one in names if wanted in _shortened(one) or (len(wanted) > 2 and names[one].startswith(wanted))][
+        :MOST_NEAR
+    ]
+
+
+def _shortened(name: str) -> set[str]:
+    """Return the words of a name, and their initials: 'learning', 'rate' and 'lr'."""
+    words = "".join(character if character.isalnum() else " " for character in name.casefold()).split()
+    return {*words, "".join(word[0] for word in words)} if len(words) > 1 else set()
