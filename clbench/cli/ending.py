@@ -8,13 +8,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from clbench.errors import ClbenchError, ClbenchWarning, one_line, place_of
 from clbench.terminal import say
+
+if TYPE_CHECKING:
+    from clbench.model.devices import Devices
 
 TRACEBACK = "--traceback"
 FAULT = 2
@@ -26,23 +29,31 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Command(click.Group):
-    """A group whose commands end in one line and exit code 2 on any error; `--traceback`, wherever it stands, shows the whole."""
+    """A group whose commands end in one line and exit code 2 on any error; `--traceback`, wherever it stands, shows the whole.
+
+    Under `torchrun` the context's object is the `Devices` that share the command; the first of them alone says anything.
+    """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run the command that the words name and end the process."""
         words = list(sys.argv[1:] if args is None else args)
         kept = [word for word in words if word != TRACEBACK]
         with outlets(), short_warnings():
+            devices = _join_others()
             try:
-                code = super().main(kept, *rest, **extra | {"standalone_mode": False}) or 0
+                with _silence(devices):
+                    _check_shared(kept, devices)
+                    code = super().main(kept, *rest, **extra | {"standalone_mode": False, "obj": devices}) or 0
                 if sys.stdout is not None:
                     sys.stdout.flush()
+                if devices is not None:
+                    devices.leave()
             except SystemExit:  # of shell completion
                 raise
             except BaseException as error:
                 if TRACEBACK in words:
                     traceback.print_exception(error)
-                code = _report(error)
+                code = _report(error, devices)
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -55,19 +66,57 @@ class Command(click.Group):
             raise ClbenchError(f"{one_line(error)}, raised in {place_of(error)}") from error
 
 
-def _report(error: BaseException) -> int:
+def _join_others() -> Devices | None:
+    """Meet the other processes that torchrun started; None where this is the only one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        return None
+    from clbench.model.devices import join
+
+    return join()
+
+
+@contextmanager
+def _silence(devices: Devices | None) -> Iterator[None]:
+    """Let all processes but the first say nothing."""
+    if devices is None or devices.first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _check_shared(words: Sequence[str], devices: Devices | None) -> None:
+    """Check that the command is one that several processes can share.
+
+    Raises:
+        ClbenchError: it is none.
+    """
+    name = next((word for word in words if not word.startswith("-")), "run")
+    if devices is not None and name != "run":
+        raise ClbenchError(
+            f"torchrun has started {devices.count} processes of `clbench {name}`; `clbench run` alone can share its work"
+        )
+
+
+def _report(error: BaseException, devices: Devices | None) -> int:
     """Say in one line what was raised, and return the exit code."""
-    if isinstance(error, click.ClickException):
+    if isinstance(error, click.ClickException) and devices is None:
         error.show()
         return FAULT
-    if isinstance(error, (Interrupted, KeyboardInterrupt, click.Abort)):
-        say("interrupted; the same command goes on after the last finished task", err=True)
-        return INTERRUPTED
-    say(f"error: {' '.join(_message(error).split())}", err=True)
-    return FAULT
+    interrupted = isinstance(error, (Interrupted, KeyboardInterrupt, click.Abort))
+    line = "interrupted; the same command goes on after the last finished task"
+    if not interrupted:
+        line = f"error: {' '.join(_message(error).split())}"
+    if devices is not None:
+        line = devices.fail(error, line)
+    if line:
+        say(line, err=True)
+    return INTERRUPTED if interrupted else FAULT
 
 
 def _message(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
     if isinstance(error, ClbenchError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

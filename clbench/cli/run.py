@@ -125,18 +125,24 @@ def run(
         return
     from clbench.running.opening import RunOpener
 
+    devices = ctx.obj
     opener = RunOpener(found, results)
     if dry_run:
+        if devices is not None:
+            raise ClbenchError("--dry-run is for one process; start it without torchrun")
         from clbench.running.dry_run import show_dry_run
 
         show_dry_run(console, specs, opener, force, save_adapter)
         return
+    from clbench.model.devices import ALONE
     from clbench.running.maker import RunMaker
 
-    maker = RunMaker(console, opener, force, save_adapter, log_maps)
+    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE)
     if len(specs) == 1:
         maker.make(specs[0])
     failures = maker.make_all(specs) if len(specs) > 1 else []
+    if devices is not None and not devices.first:
+        return
     if len(failures) < len(specs):
         show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
     if failures:
