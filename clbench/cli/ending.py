@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,8 +41,9 @@ class Command(click.Group):
         words = list(sys.argv[1:] if args is None else args)
         kept = [word for word in words if word != TRACEBACK]
         with outlets(), short_warnings():
-            devices = _join_others()
+            devices = None
             try:
+                devices = _join_others()
                 with _silence(devices):
                     _check_shared(kept, devices)
                     code = super().main(kept, *rest, **extra | {"standalone_mode": False, "obj": devices}) or 0
@@ -70,9 +73,25 @@ def _join_others() -> Devices | None:
     """Meet the other processes that torchrun started; None where this is the only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         return None
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch would warn of connections that close when all ends
     from clbench.model.devices import join
 
-    return join()
+    devices = join()
+    threading.Thread(target=_watch, args=(devices,), daemon=True, name="watch").start()
+    return devices
+
+
+def _watch(devices: Devices) -> None:
+    """End this process where another one has failed: it may wait for what never comes, on a GPU even without an error."""
+    from clbench.model.devices import LostProcessError
+
+    if devices.others_failed():
+        devices.fail(LostProcessError(), "error: another process of this run has failed", _say_error)
+        os._exit(FAULT)
+
+
+def _say_error(line: str) -> None:
+    say(line, err=True)
 
 
 @contextmanager
@@ -107,11 +126,15 @@ def _report(error: BaseException, devices: Devices | None) -> int:
     line = "interrupted; the same command goes on after the last finished task"
     if not interrupted:
         line = f"error: {' '.join(_message(error).split())}"
-    if devices is not None:
-        line = devices.fail(error, line)
-    if line:
-        say(line, err=True)
-    return INTERRUPTED if interrupted else FAULT
+    code = INTERRUPTED if interrupted else FAULT
+    if devices is None:
+        _say_error(line)
+        return code
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others as soon as one has ended
+    devices.fail(error, line, _say_error)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os._exit(code)  # libraries that are torn down may wait for the others
 
 
 def _message(error: BaseException) -> str:

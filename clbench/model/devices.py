@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 import torch
@@ -20,8 +20,9 @@ from clbench.errors import ClbenchError
 from clbench.settings import Settings
 
 T = TypeVar("T")
-PATIENCE = timedelta(seconds=30)  # that the first process is given to say why another one fails
-NO_PATIENCE = timedelta(seconds=5)  # where a process has died, which may have been the first
+PATIENCE = timedelta(seconds=120)  # that the first process is given to say why another one fails
+NO_PATIENCE = timedelta(seconds=10)  # where a process has died, which may be the one that is waited for
+LOOK, GRACE = 0.5, 5.0  # seconds between two looks at whether another process has failed, and to notice it oneself
 
 
 class LostProcessError(ClbenchError):
@@ -43,6 +44,8 @@ class Devices:
     number: int = 0
     count: int = 1
     _store: Any = field(default=None, compare=False, repr=False)  # what all of them can write notes into
+    _over: Event = field(default_factory=Event, compare=False, repr=False)
+    _ending: Any = field(default_factory=Lock, compare=False, repr=False)
 
     @property
     def first(self) -> bool:
@@ -105,29 +108,53 @@ class Devices:
         return result
 
     def leave(self) -> None:
-        """Close the connections; others who wait for this process fail from here on."""
-        with suppress(RuntimeError, ValueError):
-            dist.destroy_process_group()
+        """Close the connections, once all processes have them."""
+        self._over.set()
+        self._wait(PATIENCE, *(f"joined {number}" for number in range(self.count)))
+        dist.destroy_process_group()
 
-    def fail(self, error: BaseException, line: str) -> str:
-        """Leave because of an error; return the line that this process has to say, empty where the first one says it.
+    def others_failed(self) -> bool:
+        """Wait until another process has failed, and this one has had the time to notice; false where it has left."""
+        while not self._over.wait(LOOK):
+            if self._wait(timedelta(), "failed"):
+                return not (self.first and self._over.wait(GRACE))
+        return False
 
-        The first process says why another one failed. It is waited for, since torchrun ends all as soon as one has ended.
+    def fail(self, error: BaseException, line: str, say: Callable[[str], None]) -> None:
+        """Have the first process say why this one or another one fails; the caller then ends this one.
+
+        It is waited for, since torchrun ends all as soon as one has ended. Where it says nothing in time, this one does.
         """
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        lost, store = isinstance(error, LostProcessError), self._store
-        with suppress(RuntimeError):  # the process that kept the store is gone
-            if self.first:
-                told = store.get("failed").decode() if lost and store.check(["failed"]) else line
-                self.leave()
-                store.set("said", "")
-                return told
-            if not lost:
-                store.set("failed", line.replace("error: ", f"error: process {self.number} of {self.count}: ", 1))
-            self.leave()
-            store.wait(["said"], NO_PATIENCE if lost else PATIENCE)
-            return ""
-        return line
+        self._ending.acquire()  # and never released: whoever comes first, main thread or watch, ends the process
+        lost, store, heard = (
+            isinstance(error, LostProcessError),
+            self._store,
+            [f"heard {n}" for n in range(1, self.count)],
+        )
+        told = self._wait(timedelta(), "failed")
+        if lost and self.first and told:
+            line = store.get("failed").decode()
+        if not lost:
+            with suppress(RuntimeError):
+                who = "" if self.first else f"process {self.number} of {self.count}: "
+                store.set("failed", line.replace("error: ", f"error: {who}", 1))
+            self._wait(PATIENCE, *(f"joined {number}" for number in range(self.count)))
+        if self.first or not self._wait(PATIENCE if told or not lost else NO_PATIENCE, "said"):
+            say(line)
+        with suppress(RuntimeError):
+            store.set("said" if self.first else f"heard {self.number}", "")
+        if self.first:
+            self._wait(NO_PATIENCE, *heard)
+
+    def _wait(self, patience: timedelta, *notes: str) -> bool:
+        """Wait until there are notes of these names; return whether they came in time."""
+        try:
+            if not patience:
+                return bool(self._store.check(list(notes)))
+            self._store.wait(list(notes), patience)
+            return True
+        except RuntimeError:  # or the process that kept them is gone
+            return False
 
 
 ALONE = Devices()
@@ -141,7 +168,9 @@ def join() -> Devices:
     store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # which torch does not declare
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
-    return Devices(number, count, dist.PrefixStore("clbench", store))  # type: ignore[attr-defined]
+    notes = dist.PrefixStore("clbench", store)  # type: ignore[attr-defined]
+    notes.set(f"joined {number}", "")
+    return Devices(number, count, notes)
 
 
 class _Sum(torch.autograd.Function):

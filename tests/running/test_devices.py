@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,22 @@ def start(number: int, port: int, words: list[object], folder: Path) -> subproce
     )
 
 
+def ends(started: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Return exit code, standard output and error of each process when all have ended; none outlives this."""
+    try:
+        said = [process.communicate(timeout=900) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
 @pytest.fixture
 def both(free_port, tmp_path):
     """A function that runs the command in two processes; it returns exit code, standard output and error of each."""
 
     def call(*words: object) -> list[tuple[int, str, str]]:
-        started = [start(number, free_port, ["-m", "clbench", *words], tmp_path) for number in range(2)]
-        said = [process.communicate(timeout=240) for process in started]
-        return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+        return ends([start(number, free_port, ["-m", "clbench", *words], tmp_path) for number in range(2)])
 
     return call
 
@@ -75,9 +84,8 @@ def results(tiny_folder, tmp_path_factory, free_port) -> Results:
     (shared / "faulty.py").write_text(FAULTY)
     started = [start(number, free_port, [PROGRAM, tiny_folder, shared], shared) for number in range(2)]
     names = make_all(ALONE, tiny_folder, alone)
-    for process in started:
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 0, said
+    for code, _, said in ends(started):
+        assert code == 0, said
     return Results(alone, shared, names, [json.loads((shared / f"{number}.json").read_text()) for number in range(2)])
 
 
@@ -197,7 +205,7 @@ def test_torchrun_after_a_kill_goes_on(both, tiny_folder, tmp_path, results, mon
     monkeypatch.delenv("KILLED")
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "clbench"]
     again = subprocess.run(
-        list(map(str, [*program, *words])), cwd=tmp_path, text=True, capture_output=True, timeout=240
+        list(map(str, [*program, *words])), cwd=tmp_path, text=True, capture_output=True, timeout=900
     )
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("going on after task 1 of 2") == 1
