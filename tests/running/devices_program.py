@@ -36,7 +36,11 @@ CASES = {  # a method, its options, and settings
     "tasl": ("tasl", {}, {}),
     "taslora": ("tasl", {"variant": "taslora"}, SHORT),
     "vrmcl": ("vrmcl", MEMORY, {}),
-    "vrmcl, second order": ("vrmcl", {**MEMORY, "order": "second", "inner_steps": 2, "outer_at": "mean"}, SHORT),
+    "vrmcl, second order": (
+        "vrmcl",
+        {**MEMORY, "order": "second", "inner_steps": 2, "outer_at": "mean", "inner_rate": 0.5},
+        SHORT,
+    ),
     "migu": ("migu", {"base": "lorareplay", **MEMORY}, SHORT),
     "migu, random": ("migu", {"rows": "random", "skip_first_task": False}, SHORT),
     "moelora": ("moelora", {}, SHORT),
