@@ -70,6 +70,9 @@ class About:
         upper_bound: the method sees what a continual learner may not, such as all tasks at once: shown, but not ranked.
         learning_rate: the option that stands for the setting `learning_rate`; where it is none, the setting counts.
         learns_plainly: on a stream of one task it is that task learned alone, with which forward transfer is compared.
+        several_devices: under `torchrun` its numbers are those of one process. So what it makes of a batch comes by the loss, by
+            `weights.grad` when a step is due, or added up over the processes (`learner.devices`), and its random numbers come
+            from `learner.generator`. Any other method is refused there.
     """
 
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class About:
     upper_bound: bool = False
     learning_rate: str | None = None
     learns_plainly: bool = False
+    several_devices: bool = False
 
 
 def about_of(factory: Callable[..., Any], options: Mapping[str, Option]) -> About:

@@ -16,13 +16,13 @@ another.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Interval, Le
 from torch import Tensor
 
-from clbench import Example, Learner, OnlyIf, Search, Task, hookimpl
+from clbench import About, Example, Learner, OnlyIf, Search, Task, hookimpl
 
 
 @hookimpl
@@ -64,6 +64,8 @@ class EWC:
     fisher: Tensor = field(default_factory=zero, init=False)
     anchor: Tensor = field(default_factory=zero, init=False)
     constant: Tensor = field(default_factory=zero, init=False)
+
+    about: ClassVar[About] = About(several_devices=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

@@ -5,10 +5,11 @@ adapter of all blocks, rank r times the number of tasks.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
-from clbench import Learner, Task, hookimpl
+from clbench import About, Learner, Task, hookimpl
 
 
 @hookimpl
@@ -21,6 +22,8 @@ class IncLoRA:
     """Train a new LoRA block on each task, on top of the frozen blocks of all earlier ones."""
 
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    about: ClassVar[About] = About(several_devices=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

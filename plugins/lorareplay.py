@@ -38,7 +38,7 @@ class LoRAReplay:
     ] = 4
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

@@ -59,7 +59,7 @@ class MIGU:
     ] = "gradient"
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
 
     @property
     def part(self) -> float:
@@ -81,12 +81,16 @@ class MIGU:
 
     def learn_masked(self, learner: Learner, training: Training, magnitudes: "Magnitudes") -> None:
         """Train with a new mask at each step."""
-        weights = learner.weights
+        weights, devices = learner.weights, learner.devices
         for batch in training:
+            magnitudes.counting = batch.share > 0  # else the rows are another device's
             training.backward(learner.loss(batch))
             if not training.due:
                 continue
+            magnitudes.sums.copy_(devices.add_up(magnitudes.sums))
             mask = magnitudes.mask(self.keep)
+            if self.rows == "random":
+                mask = devices.of_first(mask)
             if self.masked == "gradient":
                 weights.grad.mul_(mask)
                 training.apply()
@@ -110,9 +114,11 @@ class Magnitudes:
 
     Attributes:
         of_matrix: the same by parameter name, as views.
+        counting: whether outputs are added; switched off for rows that do not count.
     """
 
     def __init__(self, learner: Learner) -> None:
+        self.counting = True
         shapes = {name: view.shape for name, view in learner.weights.views(learner.weights.data).items()}
         rows, columns = (torch.tensor(sizes) for sizes in zip(*shapes.values(), strict=True))
         self.sums = torch.zeros(int(rows.sum()), device=learner.device)
@@ -132,8 +138,9 @@ class Magnitudes:
         for name, layer in learner.model.named_modules():
             if isinstance(layer, LoraLayer):
                 combined = magnitudes.of_matrix[f"{name}.lora_B.default.weight"]
-                handles.append(layer.register_forward_hook(adder(combined)))
-                inner = adder(magnitudes.of_matrix[f"{name}.lora_A.default.weight"], layer.lora_A["default"])
+                handles.append(layer.register_forward_hook(magnitudes.adder(combined)))
+                down = magnitudes.of_matrix[f"{name}.lora_A.default.weight"]
+                inner = magnitudes.adder(down, layer.lora_A["default"])
                 handles.append(layer.lora_dropout["default"].register_forward_hook(inner))
         try:
             yield magnitudes
@@ -149,19 +156,18 @@ class Magnitudes:
         self.sums.zero_()
         return kept[self.row_of_weight]
 
+    def adder(self, sums: Tensor, following: nn.Linear | None = None) -> Callable[..., None]:
+        """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows.
 
-def adder(sums: Tensor, following: nn.Linear | None = None) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-    """Return a forward hook that adds a layer's absolute outputs, over all tokens, to the sums of its rows.
+        Args:
+            following: a linear layer that takes those outputs; its outputs are added in their place.
+        """
 
-    Args:
-        following: a linear layer that takes those outputs; its outputs are added in their place.
-    """
+        def add(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            if layer.training and self.counting:
+                with torch.no_grad():
+                    if following is not None:
+                        output = functional.linear(output.to(following.weight.dtype), following.weight)
+                    sums.add_(output.abs().flatten(0, -2).sum(0, dtype=torch.float32))
 
-    def add(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if layer.training:
-            with torch.no_grad():
-                if following is not None:
-                    output = functional.linear(output.to(following.weight.dtype), following.weight)
-                sums.add_(output.abs().flatten(0, -2).sum(0, dtype=torch.float32))
-
-    return add
+        return add

@@ -14,13 +14,13 @@ is left out. `--save-adapter` writes the experts as a PEFT adapter, block i bein
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from clbench import Batch, Blocks, ClbenchError, Learner, Search, Task, Unless, hookimpl
+from clbench import About, Batch, Blocks, ClbenchError, Learner, Search, Task, Unless, hookimpl
 from clbench.encoding.batches import IGNORED
 
 
@@ -53,6 +53,8 @@ class MoELoRA:
         Literal["random", "zero"], "as a linear layer starts, or exactly uniform", Unless(experts=1)
     ] = "random"
 
+    about: ClassVar[About] = About(several_devices=True)
+
     @hookimpl
     def attach(self, learner: Learner) -> bool:
         experts, rank = self.experts or learner.stream_length, learner.settings.lora_rank
@@ -60,6 +62,10 @@ class MoELoRA:
             raise ClbenchError(f"method 'moelora': top_k={self.top_k}, but there are {experts} experts")
         if self.load_balance and learner.settings.gradient_checkpointing:
             raise ClbenchError("method 'moelora': load_balance does not go with --gradient-checkpointing")
+        if self.load_balance and learner.devices.count > 1:
+            raise ClbenchError(
+                "method 'moelora': load_balance is over a whole batch; it does not go with several devices"
+            )
         if self.rank_mode == "split" and rank % experts:
             raise ClbenchError(f"method 'moelora': rank_mode=split cannot divide rank {rank} by {experts} experts")
         blocks = learner.attached.add_blocks({}, experts, rank // experts if self.rank_mode == "split" else rank)

@@ -12,13 +12,13 @@ micro-batches (the release: once a micro-batch). The released per-task schedules
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from clbench import Learner, Search, Task, Unless, hookimpl
+from clbench import About, Learner, Search, Task, Unless, hookimpl
 
 
 @hookimpl
@@ -38,6 +38,8 @@ class OLoRA:
         Literal["l1", "l2sq"], "sum of absolute values (release) or of squares (paper's text)", Unless(lambda1=0)
     ] = "l1"
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    about: ClassVar[About] = About(several_devices=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

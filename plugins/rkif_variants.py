@@ -110,6 +110,7 @@ class RecurrentKIFVariants(RecurrentKIF):
             "release_llama": {**RELEASE, "outer_optimizer": "own", "outer_learning_rate": 0.0},
         },
         memory=Ratio("memory_ratio"),
+        several_devices=True,
     )
 
     def __post_init__(self) -> None:

@@ -82,7 +82,7 @@ class SAPT:
     means: dict[str, Tensor] = field(default_factory=dict, init=False)
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

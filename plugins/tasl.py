@@ -76,7 +76,8 @@ class TaSL:
         variants={
             "tasl": {},
             "taslora": {"unit": "rank", "importance": "mix", "merge": "soft", "orthogonality": 0.1},
-        }
+        },
+        several_devices=True,
     )
 
     @hookimpl

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench import About, Batch, Learner, Memory, Ratio, Search, Task, Training, Unless, hookimpl
+from clbench.model.devices import Devices
 from clbench.settings import Settings
 
 Weighted = tuple[Batch, float]  # a batch and its weight in the outer loss
@@ -68,7 +69,7 @@ class VRMCL:
     memory: Memory = field(default_factory=Memory, init=False)
     carried: Tensor | None = field(default=None, init=False)  # carry: ghat at the end of the last task
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"))
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
@@ -121,23 +122,30 @@ class VRMCL:
             slices: batches of the inner steps.
             outer: pairs of a batch and its weight in the outer loss.
         """
-        second = self.order == "second"
+        second, devices = self.order == "second", learner.devices
         start = phi = theta.detach().clone().requires_grad_()
         loss, gradient = torch.zeros((), device=theta.device), torch.zeros_like(theta)
         share = 1.0 if self.outer_at == "last" else 1 / len(slices)
         with attention_of(second):
-            for number, part in enumerate(slices):
-                step = learner.passes.gradient(learner.loss(part, phi), phi, create_graph=second)
-                phi = phi - self.inner_rate * step
+            for number, (part, weight) in enumerate(own_rows(devices, (part, 1.0)) for part in slices):
+                step = learner.passes.gradient(learner.loss(part, phi) * weight, phi, create_graph=second)
+                phi = phi - self.inner_rate * devices.add_up(step)
                 if not second:
                     phi = phi.detach().requires_grad_()
                 if self.outer_at == "mean" or number == len(slices) - 1:
-                    for batch, weight in outer:
+                    for batch, weight in (own_rows(devices, weighted) for weighted in outer):
                         partial = learner.loss(batch, phi) * (weight * share)
                         # the graph of the inner steps is shared by all outer losses
                         gradient += learner.passes.gradient(partial, start if second else phi, retain_graph=second)
                         loss += partial.detach()
-        return loss, gradient
+        return devices.add_up(loss), devices.add_up(gradient)
+
+
+def own_rows(devices: Devices, weighted: Weighted) -> Weighted:
+    """Return this device's rows of a batch, with their share of its weight."""
+    batch, weight = weighted
+    part = devices.part(batch)
+    return part, weight * part.share / batch.share
 
 
 def attention_of(second: bool) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """What all tests share: a tiny random backbone, a shortcut to a learner, and the real command."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,12 @@ def run_in_subprocess(words: list[str], folder: Path, **environment: str) -> sub
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

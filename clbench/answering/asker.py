@@ -28,6 +28,7 @@ from clbench.data.tasks import Example
 from clbench.encoding.encoder import Encoded, Encoder, longest_answer
 from clbench.model.attached import Attached
 from clbench.model.backbone import Backbone, merged
+from clbench.model.devices import ALONE, Devices
 from clbench.model.fast.head_by_columns import head_by_columns
 from clbench.settings import Settings
 
@@ -61,12 +62,15 @@ class Asker:
         way: whether labels are looked at: the setting `answers`.
     """
 
-    def __init__(self, backbone: Backbone, attached: Attached, encoder: Encoder, settings: Settings) -> None:
+    def __init__(
+        self, backbone: Backbone, attached: Attached, encoder: Encoder, settings: Settings, devices: Devices = ALONE
+    ) -> None:
         self.way: Way = settings.answers
         self._backbone = backbone
         self._attached = attached
         self._encoder = encoder
         self._settings = settings
+        self._devices = devices
 
     @contextmanager
     def asking(self, way: Way) -> Iterator[None]:
@@ -191,22 +195,24 @@ class Asker:
         A batch holds questions of one answer length, long prompts first: at most `eval_batch_size` rows, and at most
         `eval_tokens` tokens of prompt and answer, padding included; on a CPU no more padding than saves passes: the longer
         the targets, the more. Where that is too much for the device, the batch is halved, and no later one is as large.
+        Several devices share the questions.
 
         Args:
             longest: for each question, how many tokens its answer may have.
         """
-        answers: list[Any] = [None] * len(encoded)
+        answers: dict[int, Any] = {}
         waiting = defaultdict(list)
-        for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids)):
+        order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
+        for index in self._devices.mine(order):
             waiting[longest[index]].append(index)
         model = self._backbone.model
         model.eval()
         with torch.no_grad(), head_by_columns(model), merged(model) if self._attached.mergeable else nullcontext():
             for most, indices in waiting.items():
-                found = self._ask_all([encoded[index] for index in indices], most, ask)
-                for index, answer in zip(indices, found, strict=True):
-                    answers[index] = answer
-        return answers
+                answers.update(zip(indices, self._ask_all([encoded[i] for i in indices], most, ask), strict=True))
+        for others in self._devices.gather(answers):
+            answers |= others
+        return [answers[index] for index in range(len(encoded))]
 
     def _ask_all(self, rows: Sequence[Encoded], most: int, ask: AskRows) -> list[Any]:
         """Return the answers to questions, the longest prompts first, whose answers may have `most` tokens.

@@ -111,7 +111,7 @@ def check_method(
         findings = check_method(found, method, options)
     _show_findings(console, findings, f"{method.name}: {method.origin}", style)
     for finding in findings:
-        if finding.error is not None and context.obj:  # --traceback
+        if finding.error is not None and context.obj.traceback:
             traceback.print_exception(finding.error)
     context.exit(int(any(finding.fault for finding in findings)))
 

@@ -142,20 +142,26 @@ def run(
         return
     from clbench.running.opening import RunOpener
 
+    devices = ctx.obj.devices
     opener = RunOpener(found, results)
     if dry_run and style == "json":
         raise ClbenchError("`clbench run --dry-run` is a table alone; `clbench sweep --dry-run --format json` is not")
     if dry_run:
+        if devices is not None:
+            raise ClbenchError("--dry-run is for one process; start it without torchrun")
         from clbench.running.dry_run import show_dry_run
 
         show_dry_run(console, specs, opener, force, save_adapter)
         return
+    from clbench.model.devices import ALONE
     from clbench.running.maker import RunMaker
 
-    maker = RunMaker(console, opener, force, save_adapter, log_maps)
+    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE)
     if len(specs) == 1:
         maker.make(specs[0])
     failures = maker.make_all(specs) if len(specs) > 1 else {}
+    if devices is not None and not devices.first:
+        return
     if style == "json":
         say(json_text(_made(specs, opener)))
     elif len(failures) < len(specs):

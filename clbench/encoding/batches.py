@@ -20,7 +20,8 @@ class Batch:
     Encoder-decoders and decoders take the same batches; a decoder's prompts are padded on the left, all else on the right.
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
     positions of its rows among the examples that a phase was made of, `labelled` those of the labels that the loss counts
-    among the flattened ones; `collate` alone knows them, a batch made otherwise or changed by `replace` has None.
+    among the flattened ones, `tokens` how many of them each row has; `collate` alone knows these two, a batch made otherwise or
+    changed by `replace` has None.
     """
 
     input_ids: Tensor
@@ -29,11 +30,33 @@ class Batch:
     share: float = 1.0
     rows: tuple[int, ...] = ()
     labelled: Tensor | None = field(default=None, init=False)
+    tokens: tuple[int, ...] | None = field(default=None, init=False)
 
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""
         parts = zip(self.input_ids.split(size), self.attention_mask.split(size), self.labels.split(size), strict=True)
-        return [Batch(*part) for part in parts]
+        begins = range(0, len(self.labels), size)
+        tokens = self._tokens()
+        return [_known(Batch(*part), tokens[i : i + size], False) for part, i in zip(parts, begins, strict=True)]
+
+    def part(self, number: int, count: int) -> "Batch":
+        """Return every `count`-th row from row `number` on, as wide as the whole batch; its share is that of its target tokens.
+
+        Of a batch with fewer rows it is one of the others' rows, with a share of 0: the model is then asked for nothing.
+        """
+        tokens, rows = self._tokens(), slice(number, None, count)
+        share = sum(tokens[rows]) / sum(tokens)
+        if number >= len(tokens):
+            rows = slice(number % len(tokens), number % len(tokens) + 1)
+        whole = (self.input_ids, self.attention_mask, self.labels)
+        inputs, mask, labels = (tensor[rows].contiguous() for tensor in whole)
+        part = Batch(inputs, mask, labels, self.share * share, self.rows[rows])
+        return _known(part, tokens[rows], self.labelled is not None)
+
+    def _tokens(self) -> tuple[int, ...]:
+        if self.tokens is None:
+            return tuple((self.labels != IGNORED).sum(1).tolist())
+        return self.tokens
 
 
 def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
@@ -73,10 +96,17 @@ def collate(
     inputs = pad([row.input_ids for row in rows], pad_id, left, multiple)
     mask = pad([[1] * len(row.input_ids) for row in rows], 0, left, multiple)
     labels = pad([row.labels for row in rows], IGNORED, multiple=min(multiple, 8))
-    labelled = (labels.flatten() != IGNORED).nonzero().squeeze(1)  # here, where no device has to be waited for
-    placed = [to_device(tensor, device) for tensor in (inputs, mask, labels, labelled)]
+    placed = [to_device(tensor, device) for tensor in (inputs, mask, labels)]
     batch = Batch(placed[0], placed[1], placed[2], share, tuple(positions))
-    object.__setattr__(batch, "labelled", placed[3])
+    return _known(batch, tuple(len(row.labels) for row in rows), True)
+
+
+def _known(batch: Batch, tokens: tuple[int, ...], labelled: bool) -> Batch:
+    """Return a batch that knows how many labels each row has, which begins with them, and where they are; waits for no device."""
+    object.__setattr__(batch, "tokens", tokens)
+    if labelled:
+        places = torch.arange(batch.labels.shape[1]) < torch.tensor(tokens)[:, None]
+        object.__setattr__(batch, "labelled", to_device(places.flatten().nonzero().squeeze(1), batch.labels.device))
     return batch
 
 

@@ -19,6 +19,7 @@ from clbench.learning.stopwatch import Cost
 from clbench.learning.training import Training, Workbench, begin_training
 from clbench.model.attached import Attached
 from clbench.model.backbone import Backbone
+from clbench.model.devices import ALONE, Devices
 from clbench.model.weights import Weights
 from clbench.seeds import derive_seed
 from clbench.settings import Settings
@@ -42,6 +43,7 @@ class Learner:
         passes: what computes: `logits`, `backward`, `gradient`, `mean_gradient`, `squared_gradients`.
         asker: what answers.
         cost: what the current task has cost so far.
+        devices: the processes that share the run; one, unless `torchrun` started it.
         phase: the latest phase that `training` returned.
         losses: of each step of each phase that `training` returned in the current task.
     """
@@ -53,18 +55,20 @@ class Learner:
         hook: pluggy.HookRelay | None = None,
         stream_length: int = 1,
         cost: Cost | None = None,
+        devices: Devices = ALONE,
     ) -> None:
         self.backbone = backbone
         self.model, self.tokenizer, self.device = backbone.model, backbone.tokenizer, backbone.device
         self.settings = settings
         self.stream_length = stream_length
+        self.devices = devices
         self.task_index = 0
         self.cost = Cost(backbone.device) if cost is None else cost
         self.attached = Attached(backbone, settings)
         encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer, settings.template)
         self.feed = Feed(backbone, encoder, settings, self.cost)
-        self.passes = Passes(self.attached, self.feed, self.cost, settings.gradient_checkpointing)
-        self.asker = Asker(backbone, self.attached, encoder, settings)
+        self.passes = Passes(self.attached, self.feed, self.cost, settings.gradient_checkpointing, devices)
+        self.asker = Asker(backbone, self.attached, encoder, settings, devices)
         self.phase: Training | None = None
         self.losses: list[Tensor] = []
         self._hook = hook
@@ -83,12 +87,14 @@ class Learner:
             changes: settings that it has otherwise.
         """
         settings = replace(self.settings, **changes)
-        other = Learner(self.backbone, settings, stream_length=self.stream_length, cost=self.cost)
+        other = Learner(self.backbone, settings, None, self.stream_length, self.cost, self.devices)
         other.task_index = self.task_index
         return other
 
     def begin_task(self, index: int, task: Task | None = None) -> None:
         """Start the random streams of a task: dropout, shuffling and sampling depend on seed and index alone.
+
+        Dropout and sampling, which draw from PyTorch's global stream, draw other numbers in each of several processes.
 
         Args:
             task: the task, so that rows of other tasks are counted as replayed.
@@ -97,7 +103,7 @@ class Learner:
         self.losses = []
         self.cost.restart()
         self.feed.begin_task(task)
-        torch.manual_seed(self.seed("task"))
+        torch.manual_seed(self.seed("task" if self.devices.first else f"task, process {self.devices.number}"))
 
     def seed(self, purpose: str) -> int:
         """Return a seed for one purpose within the current task, the same in every process."""

@@ -13,6 +13,7 @@ from clbench.learning.feed import Feed
 from clbench.learning.per_example_gradients import SampleSquares
 from clbench.learning.stopwatch import Cost
 from clbench.model.attached import Attached
+from clbench.model.devices import ALONE, Devices
 from clbench.model.loss import Call, batch_loss, with_weights
 from clbench.model.weights import Weights
 
@@ -22,10 +23,14 @@ class Passes:
 
     Args:
         checkpointed: the model computes activations again in the backward pass.
+        devices: share out what is asked of examples, not of a batch.
     """
 
-    def __init__(self, attached: Attached, feed: Feed, cost: Cost, checkpointed: bool = False) -> None:
+    def __init__(
+        self, attached: Attached, feed: Feed, cost: Cost, checkpointed: bool = False, devices: Devices = ALONE
+    ) -> None:
         self.cost = cost
+        self.devices = devices
         self._attached = attached
         self._feed = feed
         self._checkpointed = checkpointed
@@ -96,8 +101,9 @@ class Passes:
     def mean_gradient(self, examples: Sequence[Example]) -> Tensor:
         """Return the gradient, shape (weights,), of the mean loss over the examples' target tokens, without dropout."""
         self.weights.zero_grad()
-        for batch in self._feed.once(examples):
+        for batch in self.devices.mine(self._feed.once(examples)):
             self.backward(self.loss(batch) * batch.share)
+        self.weights.grad.copy_(self.devices.add_up(self.weights.grad))
         return self.weights.grad.clone()
 
     def squared_gradients(self, examples: Sequence[Example]) -> Tensor:
@@ -108,10 +114,10 @@ class Passes:
         """
         squares = SampleSquares(self._attached.model, self.weights)
         with squares:
-            for batch in self._feed.once(examples):
+            for batch in self.devices.mine(self._feed.once(examples)):
                 self.backward(self.loss(batch) * target_tokens(batch))
         self.weights.zero_grad()
-        return squares.total / len(examples)
+        return self.devices.add_up(squares.total) / len(examples)
 
     def train_mode(self) -> None:
         """Switch dropout on."""

@@ -89,12 +89,15 @@ class Training:
     def take(self, steps: int) -> Iterator[Batch]:
         """Yield the batches of the next optimizer steps."""
         for group in self.groups(steps):
-            for number, batch in enumerate(group):
+            for number, batch in enumerate(map(self._passes.devices.part, group)):
                 self._share, self._waiting = batch.share, len(group) - number
                 yield batch
 
     def groups(self, steps: int | None = None) -> Iterator[list[Batch]]:
-        """Yield all micro-batches of a step at once, for a method that then gives its gradient with `supply`."""
+        """Yield all micro-batches of a step at once, for a method that then gives its gradient with `supply`.
+
+        On several devices they are whole on each of them.
+        """
         for _ in range(self.steps if steps is None else steps):
             with self._passes.cost.harness:
                 group = next(self._groups, None)
@@ -140,6 +143,15 @@ class Training:
         part = loss.detach().float() * self._share
         self._loss = part if self._loss is None else self._loss + part
         self._waiting -= 1
+        if self.due and self._passes.devices.count > 1:
+            self._add_up(self._loss)
+
+    def _add_up(self, loss: Tensor) -> None:
+        """Take gradient and loss of the whole step, of which each device has a part."""
+        with self._passes.cost.harness:
+            total = self._passes.devices.add_up(torch.cat([self._weights.grad, loss[None]]))
+            self._weights.grad.copy_(total[:-1])
+            self._loss = total[-1].clone()  # a view would keep all of it
 
     def supply(self, gradient: Tensor, loss: Tensor) -> None:
         """Give the gradient of the whole step, shape (weights,), and its loss, in place of `backward`."""

@@ -150,12 +150,16 @@ class Digests(Struct, frozen=True, kw_only=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """Where the run was made. `git_commit` is of clbench's own checkout, with '+' where it had changes; none elsewhere."""
+    """Where the run was made. `git_commit` is of clbench's own checkout, with '+' where it had changes; none elsewhere.
+
+    `processes`: how many shared the run, a device each, in its last session; what is measured is the first one's.
+    """
 
     clbench: str | None = None
     git_commit: str | None = None
     device: str | None = None
     precision: str | None = None
+    processes: int = 1
     versions: dict[str, str] = {}
     plugins: tuple[str, ...] = ()
 

@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any, Protocol
 
 from clbench.data.catalogue import known_streams
-from clbench.data.streams import find_stream
-from clbench.data.tasks import Stream, Task
+from clbench.data.tasks import Task
 from clbench.discovery import Plugins
 from clbench.errors import ClbenchError
+from clbench.grid import Grid, MethodAxes
 from clbench.records.files import RunFiles, readable_records, slug
 from clbench.records.metrics import cells_to_evaluate
 from clbench.records.record import Record
@@ -116,7 +116,8 @@ def plan_suite(
             cells.append(PlannedCell(row, column, why_not=f"not at --scale {scale.name}"))
             continue
         try:
-            specs = cell_specs(row, column, scale, opener.plugins, given, seeds or range(1, scale.seeds + 1))
+            grid = cell_grid(row, column, scale, given, seeds or range(1, scale.seeds + 1))
+            specs = grid.expand(opener.plugins)
             runs = [_planned(spec, opener.open(spec), estimate, suite.draw in DRAWS_MAPS) for spec in specs]
             cells.append(PlannedCell(row, column, runs))
         except ClbenchError as error:
@@ -125,21 +126,18 @@ def plan_suite(
     return cells
 
 
-def cell_specs(
-    row: Line, column: Column, scale: Scale, plugins: Plugins, given: Mapping[str, Any], seeds: Sequence[int]
-) -> list[RunSpec]:
-    """Return the runs of a cell.
+def cell_grid(row: Line, column: Column, scale: Scale, given: Mapping[str, Any], seeds: Sequence[int]) -> Grid:
+    """Return the runs of a cell: a grid of one method.
 
     Raises:
-        ClbenchError: method, an option, a setting or the stream is not to be had.
+        ClbenchError: the stream is not to be had.
     """
-    method = plugins.method(row.method)
-    options = method.resolve_options(options_of(row, column, scale))
-    chosen = {**scale.settings, **column.settings, **row.settings, **given}
-    return [
-        RunSpec(method.name, options, resolve_settings({**chosen, "stream": stream.name, "seed": seed}))
-        for stream, seed in product(_streams(column.stream, scale), seeds)
-    ]
+    return Grid(
+        methods=[MethodAxes(row.method, options_of(row, column, scale))],
+        streams=_streams(column.stream, scale),
+        seeds=seeds,
+        settings={**scale.settings, **column.settings, **row.settings, **given},
+    )
 
 
 def _planned(spec: RunSpec, opened: Opened, estimate: Estimator, log_maps: bool) -> PlannedRun:
@@ -151,10 +149,10 @@ def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
     return {**scale.options.get(row.method, {}), **column.options, **row.options}
 
 
-def _streams(name: str, scale: Scale) -> list[Stream]:
-    family = [stream for stream in known_streams().values() if stream.family == name]
+def _streams(name: str, scale: Scale) -> list[str]:
+    family = [known for known, stream in known_streams().items() if stream.family == name]
     if not family:
-        return [find_stream(name)]
+        return [name]
     if not scale.orders.get(name):
         raise ClbenchError(f"no {name} data at --scale {scale.name}")
     return family[: scale.orders[name]]

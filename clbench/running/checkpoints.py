@@ -107,6 +107,16 @@ def _versions() -> dict[str, str]:
     return {"clbench": clbench.__version__, "torch": torch.__version__}
 
 
+def digest_of(content: Any) -> str:
+    """Return a digest of what a checkpoint can hold.
+
+    Raises:
+        TypeError: it holds a value of another kind; the message names its place.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _digest(json.dumps(_pack(content, "state", tensors)), tensors)
+
+
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of a checkpoint's content and of all its tensors."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))

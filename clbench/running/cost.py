@@ -48,12 +48,14 @@ class CostMeter:
         with whole:
             result = yield
         cost, seconds = learner.cost, whole.read()
+        passes = torch.tensor([cost.forward_batches, cost.forward_rows, cost.backward_batches])
+        forward_batches, forward_rows, backward_batches = learner.devices.add_up(passes).tolist()
         assert self._run is not None
         self._run.progress.costs.append(
             {
-                "forward_batches": cost.forward_batches,
-                "forward_rows": cost.forward_rows,
-                "backward_batches": cost.backward_batches,
+                "forward_batches": forward_batches,
+                "forward_rows": forward_rows,
+                "backward_batches": backward_batches,
                 "rows": cost.rows,
                 "replayed_rows": cost.replayed_rows,
                 "own_seconds": round(max(0.0, seconds - cost.harness.read()), 4),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from rich.console import Console
 
 from clbench.errors import ClbenchError, one_line
 from clbench.model.backbone import Backbone, load_backbone_of
+from clbench.model.devices import ALONE, Devices
 from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.records.summary import disagreement_text, summarise
 from clbench.running.opening import OpenedRun, RunOpener
-from clbench.running.remarks import on_memory
+from clbench.running.remarks import on_memory, on_processes
 from clbench.running.run import execute_run
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
@@ -27,6 +30,7 @@ class RunMaker:
         force: repeat finished runs.
         save_adapter: keep the trained adapter.
         log_maps: keep importance and task vectors (`clbench.records.maps`).
+        devices: the processes that share each run. The first one alone reads and writes its files, and says how it goes.
     """
 
     def __init__(
@@ -36,36 +40,46 @@ class RunMaker:
         force: bool = False,
         save_adapter: bool = False,
         log_maps: bool = False,
+        devices: Devices = ALONE,
     ) -> None:
         self.console = console
         self.opener = opener
         self.force = force
         self.save_adapter = save_adapter
         self.log_maps = log_maps
+        self.devices = devices
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
     def make(self, spec: RunSpec) -> Record:
         """Make one run, from its checkpoint if there is one, unless it is finished; return its record."""
         opened = self.opener.open(spec)
-        if self.is_finished(opened.files):
-            return read_record(opened.files.record)
-        with opened.files.lock():
-            return self._make_locked(spec, opened)
+        check_devices(opened, self.devices)
+        with ExitStack() as held:
+            finished = self.devices.first_does(partial(self._finished_or_held, opened.files, held))
+            return finished or self._make_held(spec, opened)
 
-    def _make_locked(self, spec: RunSpec, opened: OpenedRun) -> Record:
-        if self.is_finished(opened.files):  # by another process, in the meantime
-            return read_record(opened.files.record)
+    def _finished_or_held(self, files: RunFiles, held: ExitStack) -> Record | None:
+        """Return a finished run's record; without one, hold the run until `held` is closed."""
+        if self.is_finished(files):
+            return read_record(files.record)
+        held.enter_context(files.lock())
+        if self.is_finished(files):  # by another process, in the meantime
+            return read_record(files.record)
         if self.force:
-            opened.files.checkpoint.unlink(missing_ok=True)
+            files.checkpoint.unlink(missing_ok=True)
+        return None
+
+    def _make_held(self, spec: RunSpec, opened: OpenedRun) -> Record:
         backbone = self.backbone(spec)
         audit = self.opener.audit(spec.settings)
         if audit.errors:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
         early = [remark.note for remark in on_memory(opened.method, spec.options, opened.tasks)]
         self._warn(early)
-        record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit)
+        record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit, self.devices)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
-        self._warn([note for note in record.notes if note not in early])
+        said = [*early, on_processes(self.devices.count)]
+        self._warn([note for note in record.notes if note not in said])
         if disagreement_text(record):
             self.console.print(disagreement_text(record), highlight=False)
         return record
@@ -93,7 +107,7 @@ class RunMaker:
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two at a time may not fit
             with self.console.status(f"loading backbone {spec.settings.backbone}"):
-                self._loaded = wanted, load_backbone_of(spec.settings)
+                self._loaded = wanted, load_backbone_of(self.devices.placed(spec.settings))
         return self._loaded[1]
 
     @property
@@ -103,9 +117,11 @@ class RunMaker:
 
     def watchers(self, spec: RunSpec) -> list[object]:
         """Return the plugins that watch a run."""
+        maps: list[object] = [MapLog()] if self.log_maps else []
+        if not self.devices.first:
+            return maps
         moving = self.console.is_terminal or self.console.is_jupyter
-        shown = ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec))
-        return [shown, *([MapLog()] if self.log_maps else [])]
+        return [ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec)), *maps]
 
     def make_all(self, specs: Sequence[RunSpec]) -> dict[str, Exception]:
         """Make the runs one after another; say why one failed and go on with the next. Return what failed, and its error."""
@@ -115,7 +131,29 @@ class RunMaker:
             try:
                 self.make(spec)
             except Exception as error:  # the other runs do not depend on this one
+                if self.devices.count > 1:  # but no process can go on alone
+                    raise
                 text = f"{spec}: {error if isinstance(error, ClbenchError) else one_line(error)}"
                 failures[text] = error
                 self.console.print(f"failed: {text}", style="red", highlight=False, markup=False)
         return failures
+
+
+def check_devices(opened: OpenedRun, devices: Devices) -> None:
+    """Check that a run can be shared by processes, if there are several.
+
+    Raises:
+        ClbenchError: its method is not made for it, or they read different things.
+    """
+    if devices.count == 1:
+        return
+    method = opened.method
+    if not method.about.several_devices:
+        raise ClbenchError(
+            f"method '{method.name}' ({method.origin}) is not for several devices: its numbers could be others than those of one "
+            f"process, since it does not declare About(several_devices=True); run it without torchrun"
+        )
+    if len(set(devices.gather(opened.identity))) > 1:
+        raise ClbenchError(
+            "the processes do not read the same data, sources and weights; start them with the same files"
+        )

@@ -22,7 +22,7 @@ from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
 from clbench.records.metrics import cells_to_evaluate
-from clbench.running.checkpoints import damaged, load_checkpoint, restore_state, save_checkpoint, state_of
+from clbench.running.checkpoints import damaged, digest_of, load_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.running.loss_curve import loss_curve
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
@@ -148,7 +148,29 @@ class Run:
             phase = self.learner.phase
             losses = torch.empty(0) if phase is None else phase.losses[: phase.taken]
             raise NotFiniteError(describe(self.learner.weights, losses, gradient=False))
+        if self.learner.devices.count > 1:
+            self._check_agreement(task, learned)
         return learned
+
+    def _check_agreement(self, task: Task, learned: Mapping[str, float]) -> None:
+        """Check that the processes of the run have learned the same.
+
+        Raises:
+            ClbenchError: they have not; what differs would be the first one's in the record.
+        """
+        parts = {
+            "weights": self.learner.weights.data,
+            "method's state": state_of(self.method),
+            "numbers that it reports": learned,
+        }
+        found = self.learner.devices.gather({name: digest_of(part) for name, part in parts.items()})
+        for name in parts:
+            if any(other[name] != found[0][name] for other in found):
+                raise ClbenchError(
+                    f"method '{self.method_name}' on task '{task.name}': the processes do not agree on the {name}: it measures "
+                    f"what one of them sees alone, or draws random numbers otherwise than from learner.generator; run it without "
+                    f"torchrun"
+                )
 
     def evaluate(self, index: int, which: Sequence[int]) -> None:
         """Ask the questions of the tasks `which` and fill row `index` of the scores.
@@ -219,6 +241,9 @@ class Run:
         """
         self.progress.done = index + 1
         self.note_memory()
+        self.learner.devices.first_does(self._save_checkpoint)
+
+    def _save_checkpoint(self) -> None:
         content = {
             "progress": asdict(self.progress),
             "weights": self.learner.weights.data,
@@ -235,7 +260,7 @@ class Run:
 
     def begin(self) -> None:
         """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
-        if not self.files.checkpoint.exists():
+        if not self.learner.devices.first_does(self.files.checkpoint.exists):
             with self.blame("failed to attach its weights"):
                 self.hook.attach(learner=self.learner)
             return

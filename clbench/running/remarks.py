@@ -60,6 +60,14 @@ def on_backbone(changed: Sequence[str]) -> list[Remark]:
     return [Remark("backbone changed", note)]
 
 
+def on_processes(count: int) -> str:
+    """Say how far the numbers of a run that several processes shared are those of one; no mark, since they are as good."""
+    return (
+        f"{count} processes shared each batch: the numbers are those of one process within rounding, but for the random numbers "
+        f"of dropout and sampling, which are others"
+    )
+
+
 def on_targets(task: Task, metric: Metric, written: Callable[[Sequence[str]], Sequence[str]]) -> list[Remark]:
     """Remark that test answers of free text cannot be written by the tokenizer, so that none can be quite right."""
     answers = [] if task.labels else [example.target for example in task.test]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,6 +20,7 @@ from clbench.encoding.round_trip import written
 from clbench.errors import ClbenchError, blame
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
+from clbench.model.devices import ALONE, Devices
 from clbench.model.frozen import Frozen
 from clbench.model.reach import check_reach
 from clbench.records import metrics
@@ -30,7 +32,7 @@ from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.protocol import DefaultProtocol, Progress, Run
-from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, on_targets
+from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, on_processes, on_targets
 from clbench.running.saved_learner import save_learner
 from clbench.running.watchers.tracker import Tracker
 from clbench.spec import PROTOCOL_VERSION
@@ -42,6 +44,7 @@ def execute_run(
     watchers: Sequence[object] = (),
     save_adapter: bool = False,
     audit: Audit | None = None,
+    devices: Devices = ALONE,
 ) -> Record:
     """Run one method on one stream, from its checkpoint if there is one; write and return the record.
 
@@ -49,6 +52,7 @@ def execute_run(
 
     Args:
         audit: the audit of the data, whose verdict is to be kept in the record.
+        devices: the processes that share the run; the first one writes.
 
     Raises:
         ClbenchError: the method or a setting fails; the checkpoint of the last finished task stays.
@@ -58,34 +62,42 @@ def execute_run(
         check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
         check_labels_can_be_written(task, opened.plugins.metrics[task.metric], backbone)
     heartbeat = Heartbeat(files)
-    core = [DefaultProtocol(), CostMeter(opened.instance), Tracker([heartbeat.note])]
+    core = [DefaultProtocol(), CostMeter(opened.instance), Tracker([heartbeat.note] if devices.first else [])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
-    learner = Learner(backbone, settings, manager.hook, len(tasks))
+    learner = Learner(backbone, settings, manager.hook, len(tasks), devices=devices)
     choosing = settings.answers == "labels" or settings.verify_answers > 0
     for task in (task for task in tasks if choosing and task.labels):
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     check_texts_can_be_read(learner, tasks)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
-    make_folder(files.folder)
+    if devices.first:
+        make_folder(files.folder)
     frozen, changed = Frozen.of(backbone.model), None
     try:
-        with heartbeat:
+        with heartbeat if devices.first else nullcontext():
             run.begin()
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
             run.check_complete()
             changed = frozen.changed()
-            record = record_of(run, audit, remarks_on(run, changed))
-            if save_adapter:
-                write_folder_atomically(files.adapter, partial(save_learner, run, record))
-            files.write_record(record, _answer_rows(run))
-            files.checkpoint.unlink(missing_ok=True)
-            files.failure.unlink(missing_ok=True)
+            record = devices.first_does(partial(_write, run, save_adapter, audit, changed))
     finally:
         changed = frozen.changed() if changed is None else changed  # of a run that failed
         learner.attached.detach()
         backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
+    return record
+
+
+def _write(run: Run, save_adapter: bool, audit: Audit | None, changed: Sequence[str]) -> Record:
+    """Write all that a finished run leaves, and return its record; `changed` are the frozen tensors that it changed."""
+    files = run.files
+    record = record_of(run, audit, remarks_on(run, changed))
+    if save_adapter:
+        write_folder_atomically(files.adapter, partial(save_learner, run, record))
+    files.write_record(record, _answer_rows(run))
+    files.checkpoint.unlink(missing_ok=True)
+    files.failure.unlink(missing_ok=True)
     return record
 
 
@@ -140,6 +152,8 @@ def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task]) -> None:
 def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> Record:
     """Return a finished run's record."""
     progress, opened, model = run.progress, run.opened, run.learner.model
+    environment = describe_environment(run.learner.device, model.dtype, tuple(opened.plugins.modules))
+    processes = run.learner.devices.count
     run.note_memory()
     return make_record(
         protocol_version=PROTOCOL_VERSION,
@@ -165,12 +179,12 @@ def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> 
         trainable_weights=len(run.learner.weights),
         peak_memory=PeakMemory(bytes=progress.peak_memory, of=run.memory.of),
         digests=opened.digests,
-        environment=describe_environment(run.learner.device, model.dtype, tuple(opened.plugins.modules)),
+        environment=msgspec.structs.replace(environment, processes=processes),
         audit=None if audit is None else audit.verdict,
         started=progress.started,
         finished=_now(),
         marks=list(dict.fromkeys(remark.mark for remark in remarks)),
-        notes=[remark.note for remark in remarks],
+        notes=[*(remark.note for remark in remarks), *([on_processes(processes)] if processes > 1 else [])],
     )
 
 

@@ -108,7 +108,11 @@ FILES = {
     "csv open quote": ("r.csv", b'text,label\n"a,no\n', "r.csv: row 0: cannot be read as CSV: "),
     "csv latin-1": ("r.csv", "text,label\nü,no\n".encode("latin-1"), "r.csv: cannot be read as UTF-8: "),
     "csv header alone": ("r.csv", b"text,label\n", "r.csv: no rows"),
-    "tsv with commas": ("r.tsv", b"text,label\na,no\n", "r.tsv: row 0: no column 'text'; did you mean 'text,label'? (known: text,label)"),
+    "tsv with commas": (
+        "r.tsv",
+        b"text,label\na,no\n",
+        "r.tsv: row 0: no column 'text'; did you mean 'text,label'? (known: text,label)",
+    ),
     "parquet that is none": ("r.parquet", b"text", "r.parquet: cannot be read as parquet: "),
 }
 
@@ -209,7 +213,10 @@ COMMANDS = {
     "new on a file": (["streams", "new", "s.toml"], "s.toml already exists; choose another name"),
     "new without ending": (["streams", "new", "s.yaml"], "'s.yaml': a stream file ends in .toml"),
     "check of nothing": (["streams", "check", "none.toml"], "no stream file 'none.toml'"),
-    "audit of both": (["audit", "--order", "4", "--stream", "long:2"], "--order 4 is long:1, not --stream long:2; give one"),
+    "audit of both": (
+        ["audit", "--order", "4", "--stream", "long:2"],
+        "--order 4 is long:1, not --stream long:2; give one",
+    ),
     "audit order": (["audit", "--order", "99"], "no order '99' (known: 1, 2, 3, 4, 5, 6, 7, 8)"),
     "audit data": (["audit", "--data", "none", "--backbone", "none"], "no data 'none'"),
     "audit backbone": (["audit", "--backbone", "no/where"], "no backbone 'no/where'"),

@@ -152,3 +152,31 @@ def test_after_running_out_of_memory_half_as_much_is_the_most(rows, tokens):
     assert limits.rows([tokens] * rows, Settings(eval_batch_size=100)) == max(1, rows // 2)
     with pytest.raises(ClbenchError, match=f"a single question of {tokens} tokens"):
         limits.shrink(1, tokens)
+
+
+@given(ROWS, st.integers(1, 5), st.floats(0.1, 1.0))
+def test_parts_of_a_batch_are_its_rows_and_their_shares_are_its_share(rows, count, share):
+    batch = collate(rows, 0, CPU, share, positions=range(len(rows)))
+    parts = [batch.part(number, count) for number in range(count)]
+    assert sum(part.share for part in parts) == pytest.approx(share)
+    counted = [part for part in parts if part.share]
+    assert sorted(itertools.chain(*(part.rows for part in counted))) == list(range(len(rows)))
+    for part in parts:
+        assert len(part.labels) >= 1
+        assert part.input_ids.shape[1] == batch.input_ids.shape[1]  # as wide as the whole, whoever looks at padding
+        assert part.share == pytest.approx(share * sum(part.tokens) / sum(batch.tokens)) or not part.share
+        for tensor, of in (
+            (part.input_ids, batch.input_ids),
+            (part.attention_mask, batch.attention_mask),
+            (part.labels, batch.labels),
+        ):
+            assert torch.equal(tensor, of[list(part.rows)])
+        assert torch.equal(part.labelled, (part.labels.flatten() != IGNORED).nonzero().squeeze(1))
+        assert part.tokens == tuple((part.labels != IGNORED).sum(1).tolist())
+
+
+@given(ROWS, SIZES)
+def test_a_split_batch_knows_its_target_tokens(rows, size):
+    for part in collate(rows, 0, CPU).split(size):
+        assert part.tokens == tuple((part.labels != IGNORED).sum(1).tolist())
+        assert part.labelled is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clbench.data.tasks import Task
+from clbench.model.devices import ALONE
 from clbench.plugins.seqlora import SeqLoRA
 from clbench.plugins.vrmcl import VRMCL
 
@@ -15,7 +16,7 @@ class Data:
 
     def __init__(self, loss):
         self.of = loss
-        self.labels = [0]
+        self.labels, self.share = [0], 1.0
 
     def split(self, size):
         return [self]
@@ -29,6 +30,7 @@ class Model:
         self.device = torch.device("cpu")
         self.settings = SimpleNamespace(batch_size=1)
         self.passes = self.feed = self
+        self.devices = ALONE
 
     def loss(self, batch, weights):
         return batch.of(weights)

@@ -46,7 +46,8 @@ class MapLog:
         run.progress.logs.setdefault(LOG, {"tasks": [], "points": []})
         self._rows = {task.name: some_rows(task) for task in run.tasks[: run.progress.done]}
         result = yield
-        write_maps(run.files.maps, self.maps(run))
+        if run.learner.devices.first:
+            write_maps(run.files.maps, self.maps(run))
         return result
 
     @hookimpl(wrapper=True)
