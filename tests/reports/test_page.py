@@ -192,7 +192,7 @@ def test_the_command_writes_one_file(clbench, folder, tmp_path):
     ("words", "message"),
     [
         (["--results", "nowhere"], "no results folder 'nowhere'"),
-        (["--results", "."], "there are no records in '.'"),
+        (["--results", "."], "no records in '.'; make a first one"),
         (["--results", REFERENCE, "--stream", "long"], "there are no records of stream 'long'"),
         (["--results", REFERENCE, "--source", "rkf"], "no source of published numbers 'rkf'"),
     ],
