@@ -68,8 +68,8 @@ class Method:
         """
         return about_of(self.factory, self.options)
 
-    def resolve_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the value of every option: given by the user, else the variant's, else the default.
+    def resolve_options(self, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the value of every option: given by the user, else the variant's, else the preset's, else the default.
 
         Options without effect keep their defaults.
 
@@ -88,7 +88,7 @@ class Method:
             if variant not in variants:
                 raise unknown(f"variant of method '{self.name}':", variant, variants)
             chosen = variants[variant]
-        return settle(self.options, given, chosen, f"method '{self.name}'")
+        return settle(self.options, given, {**(preset or {}), **chosen}, f"method '{self.name}'")
 
     def build(self, options: Mapping[str, Any]) -> object:
         """Return a new instance of the method; options that are not named have their defaults.

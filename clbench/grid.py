@@ -16,8 +16,8 @@ from clbench.data.streams import find_streams
 from clbench.data.tasks import Stream
 from clbench.discovery import Plugins
 from clbench.errors import ClbenchError, unknown
-from clbench.settings import Settings, list_settings, resolve_settings
-from clbench.spec import RunSpec
+from clbench.settings import Settings, list_settings
+from clbench.spec import RunSpec, make_spec
 
 SHAPE = ("method", "stream", "order", "seed")  # what an exclusion may name beside options and settings
 NEW_GRID = """\
@@ -98,7 +98,7 @@ class Grid:
                 _points({**self.settings, **axes.settings}, "settings"),
             ):
                 values = {**given, **own_data(stream, given), "stream": stream.name, "seed": seed}
-                yield RunSpec(method.name, method.resolve_options(options), resolve_settings(values, self.preset))
+                yield make_spec(method, options, values, self.preset)
 
     def _check_exclusions(self, fitted: Collection[int], plugins: Plugins) -> None:
         known = {name for axes in self.methods for name in plugins.method(axes.name).options}

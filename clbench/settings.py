@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -12,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from clbench.errors import ClbenchError, unknown
 from clbench.names import match
 from clbench.options import Option, Search, list_options, restore, settle
+from clbench.tuned import find_tuned
 
 # Far above what anybody needs, and below what hangs or kills the process that tries it.
 MOST_EPOCHS = 10_000
@@ -57,16 +59,27 @@ class Settings:
         Literal["test", "validation"], "score the test rows, or the validation rows (to choose hyper-parameters)"
     ] = "test"
     superni_metric: Annotated[
-        Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363, 875 and 1687"
+        Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363 and 875"
     ] = "rouge"
-    epochs: Annotated[int, "passes over each task's training rows", Ge(1), Le(MOST_EPOCHS)] = 10
+    epochs: Annotated[
+        int, "passes over each task's training rows", Ge(1), Le(MOST_EPOCHS), Search(choices=(2, 5, 10))
+    ] = 10
     batch_size: Annotated[int, "examples per optimizer step", Ge(1), Le(MOST_ROWS)] = 8
+    batching: Annotated[
+        Literal["bucketed", "shuffled"], "batches of rows of similar length, in random order; or rows in random order"
+    ] = "bucketed"
+    least_batch: Annotated[
+        int, "fewest rows of an epoch's last batch: with fewer it is left out, unless it is the only one", Ge(1)
+    ] = 1
     micro_batch: Annotated[
         int | None, "examples per forward pass (gradient accumulation); none: the whole batch", Ge(1)
     ] = None
-    learning_rate: Annotated[float, "peak learning rate of AdamW", Ge(0), Search(1e-5, 1e-1, log=True)] = 3e-4
+    learning_rate: Annotated[float, "peak learning rate of AdamW", Ge(0), Search(1e-4, 1e-2, log=True)] = 3e-4
     schedule: Annotated[Literal["linear", "constant"], "learning rate after the warm-up, per task"] = "linear"
-    warmup_steps: Annotated[int, "warm-up steps per task, at most a tenth of the task's steps", Ge(0)] = 50
+    warmup_steps: Annotated[int, "warm-up steps per task, as far as warmup_part allows", Ge(0)] = 50
+    warmup_part: Annotated[
+        float | None, "most of a task's steps that the warm-up may take; none: all (the releases)", Gt(0), Le(1)
+    ] = 0.1
     weight_decay: Annotated[float, "AdamW weight decay", Ge(0)] = 0.0
     clip_norm: Annotated[float, "largest global gradient norm; 0 does not clip", Ge(0)] = 1.0
     max_input: Annotated[int, "longest prompt in tokens; the middle of the passage is cut", Ge(16), Le(MOST_TOKENS)] = (
@@ -76,7 +89,9 @@ class Settings:
         int | None, "longest training target in tokens; none: as max_answer", Ge(1), Le(MOST_TOKENS)
     ] = None
     template: Annotated[
-        Literal["auto", "plain", "alpaca"], "the prompt as it is, or in the Alpaca template; auto: alpaca for a decoder"
+        Literal["auto", "plain", "alpaca", "release"],
+        "the prompt as it is, or in the Alpaca template; auto: alpaca for a decoder; release: as auto, with the white space that "
+        "Recurrent-KIF's data have before 'Answer:'",
     ] = "auto"
     max_answer: Annotated[
         int | None, "longest generated answer in tokens; none: the task's own, else 128", Ge(1), Le(MOST_TOKENS)
@@ -129,6 +144,11 @@ class Settings:
         Literal["op", "bwt", "lower", "full"],
         "cells to evaluate: the last row; diagonal and last row; lower triangle; all",
     ] = "bwt"
+    tuned: Annotated[
+        str | None,
+        "how settings and options were chosen, for the record; a preset of `clbench tune` says it",
+        MinLen(1),
+    ] = None
 
     def __post_init__(self) -> None:
         for name, value in restore(list_settings(), vars(self)).items():
@@ -158,8 +178,16 @@ def list_settings() -> Mapping[str, Option]:
     return list_options(Settings)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What one preset says of a run: settings, and options of its method."""
+
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
 def load_presets() -> dict[str, dict[str, Any]]:
-    """Return the presets of `tasks/presets.toml` by name."""
+    """Return the presets of `tasks/presets.toml` by name: their settings, and under "options" those of methods by name."""
     return tomllib.loads(files("clbench.tasks").joinpath("presets.toml").read_text("utf-8"))
 
 
@@ -185,19 +213,56 @@ def resolve_settings(given: Mapping[str, Any], preset: str | None = None) -> Set
     Raises:
         ClbenchError: no such preset or setting, or a value out of its range.
     """
-    chosen = {k: v for layer in preset_layers(given, preset).values() for k, v in layer.items()}
+    return settle_settings(given, preset_layers(given, preset))
+
+
+def settle_settings(given: Mapping[str, Any], layers: Mapping[str, Layer]) -> Settings:
+    """Return the settings from the values given by the user and the presets beneath them.
+
+    Raises:
+        ClbenchError: no such setting, or a value out of its range.
+    """
+    chosen = {name: value for layer in layers.values() for name, value in layer.settings.items()}
     return Settings(**settle(list_settings(), given, chosen))
 
 
-def preset_layers(given: Mapping[str, Any], preset: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the presets that apply to the values given by the user, by name, the stronger one last.
+def preset_layers(
+    given: Mapping[str, Any], preset: str | None = None, method: str = "", options: Mapping[str, Any] | None = None
+) -> dict[str, Layer]:
+    """Return the presets that apply to the settings given by the user, by name, the stronger one last.
+
+    Args:
+        preset: a name, or the file that `clbench tune` wrote.
+        method: the one whose options the layers are to have.
+        options: those that the user gives to it.
 
     Raises:
         ClbenchError: no such preset.
     """
+    if preset is not None and preset.endswith(".toml"):
+        tuned = find_tuned(Path(preset), method, options or {})
+        strongest = Layer({**tuned.settings, "tuned": tuned.note}, tuned.options)
+        return {**preset_layers(given, tuned.preset, method), preset: strongest}
     presets = load_presets()
     backbone = given.get("backbone", Settings.backbone)
     own = next((name for name, values in presets.items() if values.get("backbone") == backbone), "")
     name = own if preset is None else find_preset(preset)
-    family = str(given.get("stream", Settings.stream)).split(":")[0]
-    return {layer: presets[layer] for layer in (name, f"{name}:{family}") if layer in presets}
+    found = {}
+    for layer in (name, f"{name}:{family_of(str(given.get('stream', Settings.stream)))}"):
+        if layer in presets:
+            values = dict(presets[layer])
+            options = values.pop("options", {}).get(method, {})
+            found[layer] = Layer(values, options)
+    return found
+
+
+def family_of(stream: str) -> str:
+    """Return the family of a stream's name ('long:1'), or of task names: the first one of whose streams has all of them."""
+    tasks = {name.strip() for name in stream.split(",")}
+    known = _known_streams().items()
+    return next((name.split(":")[0] for name, row in known if tasks <= set(row["tasks"])), stream.split(":")[0])
+
+
+@cache
+def _known_streams() -> dict[str, Any]:
+    return tomllib.loads(files("clbench.tasks").joinpath("streams.toml").read_text("utf-8"))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ClbenchError
-from clbench.settings import Settings
+from clbench.settings import Layer, Settings, preset_layers, settle_settings
+from clbench.tuned import texts
+
+if TYPE_CHECKING:
+    from clbench.discovery import Method
 
 Value = bool | int | float | str | None
 
@@ -95,3 +99,27 @@ class RunSpec:
         if strange:
             raise ClbenchError(f"setting '{strange[0]}' is unknown here: it is of another version of clbench")
         return cls(method, options, Settings(**values))
+
+
+def make_spec(
+    method: Method, options: Mapping[str, Any], settings: Mapping[str, Any], preset: str | None = None
+) -> RunSpec:
+    """Return the run of a method with what its user gives; for the rest its presets count, then the defaults.
+
+    Raises:
+        ClbenchError: no such preset, option or setting, or a value out of its range.
+    """
+    layers = preset_layers(settings, preset, method.name, options)
+    beneath = {name: value for layer in layers.values() for name, value in layer.options.items()}
+    spec = RunSpec(method.name, method.resolve_options(options, beneath), settle_settings(settings, layers))
+    if spec.settings.tuned is None or "tuned" in settings or _is_kept(spec, list(layers.values())[-1]):
+        return spec
+    return replace(spec, settings=replace(spec.settings, tuned=None))
+
+
+def _is_kept(spec: RunSpec, layer: Layer) -> bool:
+    """Say whether what was tuned was left as it is; what a user changes by hand is no longer tuned."""
+    of_settings = {name: vars(spec.settings)[name] for name in layer.settings}
+    return texts(of_settings) == texts(layer.settings) and texts(
+        {name: spec.options[name] for name in layer.options}
+    ) == texts(layer.options)

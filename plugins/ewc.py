@@ -10,8 +10,9 @@ adds up, the anchor is the F-weighted mean of all weights, and a constant stays 
 grow. Gradient and penalty enter once an optimizer step, whatever the micro-batches.
 
 F is the empirical one: each row's own gradient of log p(answer), summed over its tokens, at the final weights and without
-dropout. The default strength was chosen on validation rows (docs/results.md, "Chosen on validation rows"); another backbone needs
-another.
+dropout. The default strength is the paper's (400, on Atari), F as it is. `normalise` lets one strength mean the same on models
+of another size; what validation rows chose for the embedded backbone stands in its preset (`clbench methods ewc --preset mini`),
+another backbone needs another (`clbench tune`).
 """
 
 from collections.abc import Sequence
@@ -41,10 +42,10 @@ class EWC:
 
     strength: Annotated[
         float,
-        "lambda, weight of the penalty; the default was chosen on validation rows",
+        "lambda, weight of the penalty; the paper's, for Atari: choose it on validation rows",
         Ge(0),
         Search(1e-2, 1e4, log=True),
-    ] = 0.1
+    ] = 400.0
     form: Annotated[
         Literal["online", "offline", "mean"], "F summed, anchor latest; one penalty per task, exactly; F averaged"
     ] = "online"
@@ -56,7 +57,7 @@ class EWC:
         Search(choices=(0.5, 0.9, 0.95, 1.0)),
     ] = 1.0
     normalise: Annotated[bool, "scale each task's F to a mean of 1, so that strength does not depend on the model"] = (
-        True
+        False
     )
     fisher_rows: Annotated[int | None, "training rows that F is estimated on; none: all", Ge(1), Le(10**6)] = None
     clip: Annotated[Literal["total", "task"], "clip the gradient with the penalty's, or the task's alone"] = "total"

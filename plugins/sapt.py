@@ -13,7 +13,8 @@ an optimizer step. Only embeddings, g and keys take part in it. Blocks, keys and
 `pseudo=memory` reads those inputs from the shared memory of real rows; `pseudo=generator` draws them from a second LoRA
 adapter that has learned to write the task's prompts and is then thrown away (the paper; without the release's marks between a
 prompt's parts). Departures from the released code: padding does not enter the maximum, the mean is over training rows (its
-development rows are its test rows), and over examples, not over batches.
+development rows are its test rows), and over examples, not over batches. The release adds the KL undivided in each micro-batch:
+with its two a step, its lambda counts twice, and its 0.1 is `reflection=0.2` here.
 
 `--save-adapter` writes all blocks as one PEFT adapter, oldest first, r ranks each, and into `parts.safetensors`
 `attention.past_keys` (tasks - 1, d), `attention.key` (d), the latest, and g: `attention.down.weight`, `attention.up.weight`,

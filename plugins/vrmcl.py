@@ -9,8 +9,10 @@ Its variance is reduced by what the same data and the same dropout give at the p
 `order=first` takes the gradient at phi as the hypergradient; `order=second` differentiates through the inner steps (small
 models: it keeps the graphs of all of them). The outer step is the common recipe's AdamW fed with ghat, or SGD.
 
-A batch size K times as large makes an inner step of every whole batch. The paper's inner rate is one for SGD on a vision model;
-the default here is what validation rows chose (docs/results.md, "Chosen on validation rows").
+A batch size K times as large makes an inner step of every whole batch. The default inner rate is the
+release's, for SGD on a vision model; what validation rows chose for the embedded backbone stands in its preset. The released code
+clips the gradient at each of the two weights on its own before it combines them, and learns the inner rates, one a weight; here
+ghat is clipped as a whole, and the inner rate is a constant.
 """
 
 from collections.abc import Sequence
@@ -47,10 +49,10 @@ class VRMCL:
     ] = 0.25
     inner_rate: Annotated[
         float,
-        "alpha: learning rate of the inner SGD steps; the default was chosen on validation rows",
+        "alpha: learning rate of the inner SGD steps; the release's, for vision: choose it on validation rows",
         Ge(0),
         Search(1e-4, 1e-1, log=True),
-    ] = 0.001
+    ] = 0.1
     inner_steps: Annotated[int, "K: slices of a batch, one inner step on each", Ge(1), Search(choices=(1, 2, 4, 8))] = 4
     order: Annotated[Literal["first", "second"], "the gradient at phi, or through the inner steps"] = "first"
     outer_at: Annotated[

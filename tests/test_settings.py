@@ -2,8 +2,10 @@
 
 import pytest
 
+from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
-from clbench.settings import Settings, load_presets, resolve_settings
+from clbench.settings import Settings, load_presets, preset_layers, resolve_settings
+from clbench.spec import make_spec
 
 
 def test_command_line_over_preset_over_default():
@@ -23,10 +25,26 @@ def test_every_preset_resolves():
 
 PAPER = {  # Appendix D; rank and alpha of the released code
     "learning_rate": 3e-4, "epochs": 10, "max_input": 512, "max_answer": 128, "lora_rank": 8, "lora_alpha": 32.0,
-    "lora_dropout": 0.05, "data": "hub",
+    "lora_dropout": 0.05, "data": "hub", "warmup_steps": 50, "warmup_part": None,
 }  # fmt: skip
-T5 = {**PAPER, "batch_size": 8, "max_target": 128, "lora_targets": "q,v", "quantize": "none"}
-LLAMA = {**PAPER, "batch_size": 64, "lora_targets": "q_proj,v_proj", "quantize": "8bit", "template": "alpaca"}
+T5 = {
+    **PAPER,
+    "batch_size": 8,
+    "least_batch": 7,
+    "batching": "shuffled",
+    "max_target": 128,
+    "lora_targets": "q,v",
+    "quantize": "none",
+}
+LLAMA = {
+    **PAPER,
+    "batch_size": 64,
+    "least_batch": 49,
+    "batching": "bucketed",
+    "lora_targets": "q_proj,v_proj",
+    "quantize": "8bit",
+    "template": "alpaca",
+}
 
 
 @pytest.mark.parametrize(
@@ -34,8 +52,8 @@ LLAMA = {**PAPER, "batch_size": 64, "lora_targets": "q_proj,v_proj", "quantize":
     [
         ("t5-large", "google-t5/t5-large", T5),
         ("flan-t5-xl", "google/flan-t5-xl", T5),
-        ("llama2-7b", "meta-llama/Llama-2-7b-hf", LLAMA),
-        ("llama2-13b", "meta-llama/Llama-2-13b-hf", LLAMA),
+        ("llama2-7b", "meta-llama/Llama-2-7b-chat-hf", LLAMA),  # the models that the release names
+        ("llama2-13b", "meta-llama/Llama-2-13b-chat-hf", LLAMA),
     ],
 )
 def test_the_paper_s_presets(name, backbone, values):
@@ -83,3 +101,31 @@ def test_a_preset_can_add_to_itself_for_one_family_of_streams():
     assert resolve_settings({"stream": "superni:2", "max_input": "300"}).max_input == 300
     assert resolve_settings({"stream": "superni:2", "backbone": "google-t5/t5-large"}).max_input == 512
     assert resolve_settings({"stream": "superni:2"}).learning_rate == resolve_settings({}).learning_rate
+
+
+@pytest.mark.parametrize(
+    "by_name",
+    ["task363_sst2_polarity_classification", "task002_quoref_answer_generation, task591_sciq_answer_generation"],
+)
+def test_tasks_by_name_have_the_recipe_of_their_family(by_name):
+    assert resolve_settings({"stream": by_name}).max_input == resolve_settings({"stream": "superni:1"}).max_input == 512
+    assert resolve_settings({"stream": "agnews,yahoo"}).max_input == 128
+    assert resolve_settings({"stream": f"agnews,{by_name}"}).max_input == 128  # of no family
+
+
+def test_options_found_on_the_embedded_backbone_are_its_preset_s_alone():
+    plugins = find_plugins()
+    found = {
+        name for preset, values in load_presets().items() for name in values.get("options", {}) if preset == "mini"
+    }
+    assert found == {name for values in load_presets().values() for name in values.get("options", {})} == {
+        "ewc", "vrmcl", "l2p", "lfpt5",
+    }  # fmt: skip
+    for name in found:
+        method = plugins.method(name)
+        here, there = make_spec(method, {}, {}), make_spec(method, {}, {"backbone": "google-t5/t5-large"})
+        assert there.options == method.resolve_options({})
+        assert {**there.options, **preset_layers({}, "mini", name)["mini"].options} == here.options != there.options
+    ewc = plugins.method("ewc")
+    assert make_spec(ewc, {"strength": "7"}, {}).options["strength"] == 7.0  # the user's wins
+    assert make_spec(ewc, {}, {"backbone": "a/folder"}, "mini").options["strength"] == 0.1

@@ -13,7 +13,7 @@ from rich.table import Table
 from clbench.data.rows import parse_toml, read_text
 from clbench.errors import ClbenchError, unknown
 from clbench.options import format_value
-from clbench.settings import list_settings, preset_layers
+from clbench.settings import Layer, list_settings, preset_layers
 from clbench.spec import RunSpec
 from clbench.terminal import Terminal, json_text, say
 
@@ -115,7 +115,8 @@ def stronger(ctx: click.Context, first: str, second: str) -> tuple[str | None, s
 
 def show_config(console: Terminal, ctx: click.Context, spec: RunSpec, preset: str | None, style: str) -> None:
     """Print every value of a run, and where it comes from."""
-    settings, options = _settings_from(ctx, spec, preset), _options_from(ctx, spec)
+    layers = preset_layers(vars(spec.settings), preset, spec.method, spec.options)
+    settings, options = _settings_from(ctx, spec, layers), _options_from(ctx, spec, layers)
     if style == "json":
         say(json_text([{"name": name, "value": v, "from": origin} for name, v, origin in [*settings, *options]]))
         return
@@ -128,13 +129,12 @@ def show_config(console: Terminal, ctx: click.Context, spec: RunSpec, preset: st
     console.print(table)
 
 
-def _settings_from(ctx: click.Context, spec: RunSpec, preset: str | None) -> list[tuple[str, Any, str]]:
-    layers = preset_layers(vars(spec.settings), preset)
+def _settings_from(ctx: click.Context, spec: RunSpec, layers: Mapping[str, Layer]) -> list[tuple[str, Any, str]]:
     values = {"method": spec.method, "stream": spec.stream, **spec.recorded_settings}
     return [(name, value, _origin(ctx, name, layers)) for name, value in values.items()]
 
 
-def _options_from(ctx: click.Context, spec: RunSpec) -> list[tuple[str, Any, str]]:
+def _options_from(ctx: click.Context, spec: RunSpec, layers: Mapping[str, Layer]) -> list[tuple[str, Any, str]]:
     named = {text.partition("=")[0].strip() for text in ctx.params["given"]}
     in_file = {text.partition("=")[0] for text in (ctx.default_map or {}).get("given", [])}
     found = []
@@ -142,18 +142,22 @@ def _options_from(ctx: click.Context, spec: RunSpec) -> list[tuple[str, Any, str
         origin = _source(ctx, "given") if name in named else str(ctx.params["config"]) if name in in_file else "default"
         if origin == "default" and "variant" in named | in_file:
             origin = "default, or the variant"
+        elif origin == "default":
+            origin = next(
+                (f"preset {layer}" for layer, of in reversed(list(layers.items())) if name in of.options), origin
+            )
         found.append((name, value, origin))
     return found
 
 
-def _origin(ctx: click.Context, name: str, layers: Mapping[str, Mapping[str, Any]]) -> str:
+def _origin(ctx: click.Context, name: str, layers: Mapping[str, Layer]) -> str:
     parameter = ENTRIES.get(name, name)
     if name == "stream" and stronger(ctx, "order", "stream")[0] is not None:
         parameter = "order"
     found = _source(ctx, parameter)
     if found != "default":
         return found
-    return next((f"preset {layer}" for layer, values in reversed(list(layers.items())) if name in values), "default")
+    return next((f"preset {one}" for one, layer in reversed(list(layers.items())) if name in layer.settings), "default")
 
 
 def _source(ctx: click.Context, parameter: str) -> str:

@@ -16,6 +16,7 @@ from clbench.cli.presets import presets
 from clbench.cli.records import compare, leaderboard, rescore, show
 from clbench.cli.run import run
 from clbench.cli.sweep import sweep
+from clbench.cli.tune import tune
 from clbench.cli.use import export, predict
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "CLBENCH"}
@@ -28,7 +29,7 @@ def main() -> None:
     """Run and compare continual-learning methods on language models."""
 
 
-for command in (run, sweep, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
+for command in (run, sweep, tune, methods, check_method, show, leaderboard, compare, rescore, streams, audit):
     main.add_command(command)
 for command in (presets, reproduce, plot, report, doctor, predict, export, explain):
     main.add_command(command)

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from clbench.cli import completion
 from clbench.cli.parameters import json_option, parse_assignments, plugin_option, set_option
-from clbench.options import REQUIRED, Option
-from clbench.settings import MOST_THREADS
+from clbench.options import REQUIRED, Option, format_value
+from clbench.settings import MOST_THREADS, Layer, preset_layers
 from clbench.terminal import Terminal, json_text, say
 
 if TYPE_CHECKING:
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False, shell_complete=completion.methods)
+@click.option("--preset", help="Show what applies with a preset (`clbench presets`), or a file of `clbench tune`.")
 @plugin_option
 @json_option
-def methods(name: str | None, plugins: tuple[Path, ...], style: str) -> None:
-    """List the methods, or the options of one method."""
+def methods(name: str | None, preset: str | None, plugins: tuple[Path, ...], style: str) -> None:
+    """List the methods, or the options of one method and, with --preset, what applies with it."""
     from clbench.discovery import find_plugins
 
     found = find_plugins(plugins)
     console = Terminal()
+    layers = {} if preset is None or name is None else preset_layers({}, preset, found.method(name).name)
     if style == "json":
         chosen = found.methods.values() if name is None else [found.method(name)]
-        values = [_method_values(method, name is not None) for method in chosen]
+        applied = {option: value for layer in layers.values() for option, value in layer.options.items()}
+        values = [_method_values(method, name is not None, applied) for method in chosen]
         say(json_text(values if name is None else values[0]))
         return
     if name is None:
@@ -44,32 +47,41 @@ def methods(name: str | None, plugins: tuple[Path, ...], style: str) -> None:
     else:
         method = found.method(name)
         console.print(f"{method.name}: {method.summary}")
-        table = option_table(method.options, method.about.variants)
+        table = option_table(method.options, method.about.variants, layers)
     console.print(table)
 
 
-def _method_values(method: Method, with_options: bool) -> dict[str, Any]:
+def _method_values(method: Method, with_options: bool, applied: Mapping[str, Any]) -> dict[str, Any]:
     about = method.about
     values = {
         "name": method.name, "summary": method.summary, "origin": method.origin, "variants": dict(about.variants),
         "memory": None if about.memory is None else about.memory.option, "upper_bound": about.upper_bound,
         "needs_task_id": about.needs_task_id,
     }  # fmt: skip
-    return values | ({"options": [_option_values(one) for one in method.options.values()]} if with_options else {})
+    if not with_options:
+        return values
+    return {**values, "options": [_option_values(one, applied) for one in method.options.values()]}
 
 
-def _option_values(option: Option) -> dict[str, Any]:
+def _option_values(option: Option, applied: Mapping[str, Any]) -> dict[str, Any]:
+    default = None if option.default is REQUIRED else option.default
     return {
         "name": option.name, "type": option.type_name, "range": option.range_text, "choices": list(option.choices),
-        "default": None if option.default is REQUIRED else option.default, "required": option.default is REQUIRED,
+        "default": default, "required": option.default is REQUIRED, "applies": applied.get(option.name, default),
         "meaning": option.note, "search": str(option.search or ""),
     }  # fmt: skip
 
 
-def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return what options declare: name, type and range, default, and in one wide column meaning and search space."""
+def option_table(
+    options: Mapping[str, Option], variants: Mapping[str, Mapping[str, Any]], layers: Mapping[str, Layer] | None = None
+) -> Table:
+    """Return what options declare: name, type and range, default, and in one wide column meaning and search space.
+
+    With presets, what applies stands in the default's place, and with what a preset says, which one.
+    """
+    chosen = {name: (layer, value) for layer, of in (layers or {}).items() for name, value in of.options.items()}
     table = Table(Column("Option", no_wrap=True), Column("Value", max_width=19, overflow="fold"))
-    table.add_column("Default", max_width=11, overflow="fold")
+    table.add_column("Applies" if layers else "Default", max_width=11, overflow="fold")
     table.add_column("Meaning")
     if variants:
         names = list(variants)
@@ -77,7 +89,10 @@ def option_table(options: Mapping[str, Option], variants: Mapping[str, Mapping[s
     for one in options.values():
         value = ", ".join(filter(None, (one.type_name.replace("|", " | "), one.range_text)))
         search = f"search: {one.search}" if one.search else ""
-        table.add_row(*(one.name, value, one.default_text, "\n".join(filter(None, (one.note, search)))))
+        shown, origin = one.default_text, ""
+        if one.name in chosen:
+            shown, origin = format_value(chosen[one.name][1]), f"preset {chosen[one.name][0]}; default: {shown}"
+        table.add_row(one.name, value, shown, "\n".join(filter(None, (one.note, search, origin))))
     if not table.row_count:
         table.add_row("(none)")
     return table

@@ -8,12 +8,15 @@ import click
 
 from clbench.cli import completion
 from clbench.cli.parameters import PATH, json_option, ledger_option, results_option, source_option, stream_option
+from clbench.errors import ClbenchError, unknown
 from clbench.terminal import Terminal, json_text, say
+
+TUNING = "tuning"  # the kind of picture that is not of records
 
 
 @click.command()
 @click.argument("kind", required=False, shell_complete=completion.kinds)
-@click.argument("records", metavar="[RECORD]...", nargs=-1, shell_complete=completion.records)
+@click.argument("records", metavar="[RECORD|TUNED.toml]...", nargs=-1, shell_complete=completion.records)
 @results_option
 @stream_option
 @click.option(
@@ -30,12 +33,12 @@ def plot(
     output: Path | None,
     style: str,
 ) -> None:
-    """Draw recorded runs; without a KIND, list the kinds of pictures.
+    """Draw recorded runs, or what `clbench tune` wrote; without a KIND, list the kinds of pictures.
 
-    RECORD is a path, or a name in the results folder; without one, all records of the folder are drawn. Runs of one method that
+    RECORD is a path, or a name in the results folder; without one, all records of the folder are drawn. The kind `tuning` takes
+    the tuned presets. Runs of one method that
     differ in order and seed alone are averaged, as on the leaderboard.
     """
-    from clbench.errors import unknown
     from clbench.records.files import filled_paths, read_record, readable_records
     from clbench.reports.leaderboard import find_record
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
@@ -48,6 +51,10 @@ def plot(
     if kind is None:
         for name, about in KINDS.items():
             console.print(f"{name:10} {about}")
+        console.print(f"{TUNING:10} score over the trials of `clbench tune`, and the importance of what was searched")
+        return
+    if kind == TUNING:
+        draw_tuning(console, records, methods, output or Path("tuning.png"))
         return
     check_kind(kind)
     file = output or Path(f"{kind}.png")
@@ -61,6 +68,24 @@ def plot(
     kept = {path: record for path, record in found.items() if record.method.name in (methods or known)}
     save(draw(kind, series_of(kept, kind, stream)), file)
     console.print(f"{file}")
+
+
+def draw_tuning(console: Terminal, files: tuple[str, ...], methods: tuple[str, ...], output: Path) -> None:
+    """Draw what was tuned, of the methods that were asked for."""
+    from clbench.reports.plots.kinds import file_format, has_matplotlib, save
+    from clbench.tuned import read_tuned
+
+    file_format(output)
+    if not has_matplotlib():
+        raise ClbenchError("plots need matplotlib: pip install matplotlib")
+    from clbench.reports.plots.tuning import draw_trials
+
+    found = [one for file in files or ("results/tuning/tuned.toml",) for one in read_tuned(Path(file))]
+    for name in methods:
+        if name not in {one.method for one in found}:
+            raise unknown("tuned method", name, sorted({one.method for one in found}))
+    save(draw_trials([one for one in found if one.method in methods or not methods]), output)
+    console.print(f"{output}")
 
 
 @click.command()

@@ -109,9 +109,28 @@ def show_leaderboard(
 @source_option
 @ledger_option
 @style_option
-def compare(results: Path, stream: str | None, source: str, ledger: Path | None, style: str) -> None:
+@click.option("--ranking", is_flag=True, help="Do our methods rank as the published ones? Spearman's correlation.")
+def compare(results: Path, stream: str | None, source: str, ledger: Path | None, style: str, ranking: bool) -> None:
     """Set the recorded runs beside published numbers, and say what differs in protocol."""
-    show_comparison(Terminal(), results, stream, source, ledger, style)
+    show = show_ranking if ranking else show_comparison
+    show(Terminal(), results, stream, source, ledger, style)
+
+
+def show_ranking(
+    console: Terminal, results: Path, stream: str | None, source: str, ledger: Path | None, style: str
+) -> None:
+    """Print how the recorded methods rank beside the published ones."""
+    from clbench.records.files import read_records
+    from clbench.reports.leaderboard import make_rows
+    from clbench.reports.published import read_ledger
+    from clbench.reports.ranking import FEWEST, TABLE, ranking_sheets, ranking_values, rankings
+
+    found = rankings(make_rows(read_records(results), stream), read_ledger(ledger), source)
+    if not found:
+        raise ClbenchError(f"nothing to rank: fewer than {FEWEST} methods with one recipe are in {TABLE} of '{source}'")
+    for number, sheet in enumerate(ranking_sheets(found)):
+        if number == 0 or style in ("table", "md", "latex"):
+            show_sheet(console, sheet, ranking_values(found), style)
 
 
 def show_comparison(

@@ -28,13 +28,14 @@ from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
 from clbench.logs import LogSettings
 from clbench.options import Option
-from clbench.settings import Settings, list_settings, resolve_settings
-from clbench.spec import RunSpec
+from clbench.settings import Settings, list_settings, settle_settings
+from clbench.spec import make_spec
 from clbench.terminal import Terminal, json_text, say
 from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.running.opening import RunOpener
+    from clbench.spec import RunSpec
 
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
@@ -120,11 +121,12 @@ def run(
         raise ClbenchError("name a method with --method, or in a file with --config (`clbench methods` lists them)")
     chosen = choose_streams(*stronger(ctx, "order", "stream"))
     values = {name: value for name, value in settings.items() if value is not None}
-    resolved = [
-        resolve_settings({**values, **own_data(one, values), "stream": one.name, "seed": seed}, preset)
+    wanted = [
+        {**values, **own_data(one, values), "stream": one.name, "seed": seed}
         for one in chosen
         for seed in parse_seeds(seeds)
     ]
+    settle_settings(values, {})  # here: it is quick to refuse
     console = Terminal(stderr=style == "json")
     for one in chosen:
         console.print(f"Stream {one}")
@@ -135,8 +137,8 @@ def run(
     for one in chosen:
         check_metrics(one, found.metrics)
     method = found.method(method_name)
-    options = method.resolve_options(parse_assignments(merged_options(ctx, given)))
-    specs = [RunSpec(method.name, options, one) for one in resolved]
+    options = parse_assignments(merged_options(ctx, given))
+    specs = [make_spec(method, options, one, preset) for one in wanted]
     if only_show:
         show_config(console, ctx, specs[0], preset, style)
         return

@@ -111,7 +111,7 @@ def make(
         "preset": preset,
         "plugins": [str(path) for path in plugins] or None,
     }
-    grid = _grid(file, methods, parse_assignments(given), values, {k: v for k, v in parts.items() if v is not None})
+    grid = grid_of(file, methods, parse_assignments(given), values, {k: v for k, v in parts.items() if v is not None})
     console = Terminal(stderr=style != "table")
     opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
@@ -139,7 +139,7 @@ def name_of(stream: Any) -> str:
     return str(stream.file) if stream.read is not None else stream.name
 
 
-def _grid(
+def grid_of(
     file: Path | None,
     methods: str | None,
     options: Mapping[str, str],

@@ -61,13 +61,15 @@ def find_layout(folder: Path, name: str = "auto") -> Layout:
 def read_rkif(path: Path, spec: TaskSpec) -> list[Row]:
     """Read a file of the Recurrent-KIF release: a JSON list of `{id, instruction, input, output}`.
 
-    The instruction is taken from the task's specification; the input's closing "Answer:" line is cut.
+    The instruction is taken from the task's specification; the input's closing "Answer:" line is cut, and kept as the tail.
     """
     rows = []
     for number, row in enumerate(json_rows(path, read_json(path))):
         place = f"{path}: row {number}"
-        passage = text_field(place, row, "input").rstrip().removesuffix(SUFFIX.strip())
-        rows.append(Row(passage.rstrip(), (text_field(place, row, "output").strip(),), place, number))
+        text = text_field(place, row, "input")
+        passage = text.rstrip().removesuffix(SUFFIX.strip()).rstrip()
+        answers = (text_field(place, row, "output").strip(),)
+        rows.append(Row(passage, answers, place, number, tail=text[len(passage) :]))
     return rows
 
 

@@ -14,12 +14,16 @@ from clbench.errors import ClbenchError
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data file: the question's text, the answers that count as right, where it stands, and its number there."""
+    """One row of a data file: the question's text, the answers that count as right, where it stands, and its number there.
+
+    `tail` is what follows the passage to the letter, where the file itself has the end of the prompt.
+    """
 
     passage: str
     answers: tuple[str, ...]
     place: str = ""
     number: int = 0
+    tail: str | None = None
 
 
 def read_text(path: Path) -> str:

@@ -55,6 +55,7 @@ class Selection:
     train_per_class: int | None = None
     validation: int = 0
     evaluate_on: Literal["test", "validation"] = "test"
+    template: Literal["auto", "plain", "alpaca", "release"] = "auto"
 
     @classmethod
     def of(cls, settings: Settings) -> "Selection":
@@ -131,14 +132,18 @@ def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_met
     elif limit is None:
         limit = source.train_rows
     train = choose_rows(pool, limit, train_seed, balanced)
-    validated = tuple(question(spec, row, "train") for row in validation)
+    close = released if selection.template == "release" else usual
+    validated = tuple(question(close(spec, row), row, "train") for row in validation)
     tested = validated
     if selection.evaluate_on == "test":
-        tested = tuple(question(spec, row, "test") for row in _test_rows(source, spec, selection.limit_test))
+        rows = _test_rows(source, spec, selection.limit_test)
+        tested = tuple(question(close(spec, row), row, "test") for row in rows)
     chooser = random.Random(derive_seed("reference", selection.seed, spec.name))
     return Task(
         spec.name,
-        tuple(spec.example(row.passage, chooser.choice(row.answers), id=row_id("train", row)) for row in train),
+        tuple(
+            close(spec, row).example(row.passage, chooser.choice(row.answers), id=row_id("train", row)) for row in train
+        ),
         tested,
         validated,
         spec.labels,
@@ -152,6 +157,24 @@ def _test_rows(source: Source, spec: TaskSpec, limit: int | None) -> list[Row]:
     if limit is None and source.test_per_class is not None:
         return choose_per_class(spec, rows, source.test_per_class, seed)
     return choose_rows(rows, limit, seed, bool(spec.labels))
+
+
+def usual(spec: TaskSpec, row: Row) -> TaskSpec:
+    """Return a task as it is: its own tail closes the prompt."""
+    return spec
+
+
+def released(spec: TaskSpec, row: Row) -> TaskSpec:
+    """Return a task with the end of the prompt that the release has in a row, white space included.
+
+    Raises:
+        ClbenchError: the row's file does not have it.
+    """
+    if row.tail is None:
+        raise ClbenchError(
+            f"{row.place}: has no white space of its own before 'Answer:': --template release reads the rkif layout"
+        )
+    return replace(spec, tail=row.tail)
 
 
 def question(spec: TaskSpec, row: Row, split: str) -> Example:

@@ -59,15 +59,31 @@ class Batch:
         return self.tokens
 
 
-def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    """Return one epoch: every index once, in batches of similar length, in random order."""
+def shuffled_batches(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator, bucketed: bool = True, least: int = 1
+) -> list[list[int]]:
+    """Return one epoch: every index once, in batches of similar length, in random order.
+
+    Args:
+        bucketed: False leaves the rows in random order, whatever their lengths.
+        least: a last batch of fewer rows is left out, unless it is the only one.
+    """
     order = torch.randperm(len(lengths), generator=generator).tolist()
-    window = batch_size * BUCKET
+    window = batch_size * BUCKET if bucketed else max(1, len(order))
     batches: list[list[int]] = []
     for begin in range(0, len(order), window):
-        bucket = sorted(order[begin : begin + window], key=lambda index: lengths[index])
+        bucket = order[begin : begin + window]
+        if bucketed:
+            bucket.sort(key=lambda index: lengths[index])
         batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    batches = batches[: count_batches(len(lengths), batch_size, least)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()] if bucketed else batches
+
+
+def count_batches(rows: int, batch_size: int, least: int = 1) -> int:
+    """Return how many batches an epoch over so many rows has; `least`: as in `shuffled_batches`."""
+    whole, rest = divmod(rows, batch_size)
+    return whole + (rest > 0 and (rest >= least or whole == 0))
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

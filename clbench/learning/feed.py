@@ -48,10 +48,13 @@ class Feed:
             yield self._backbone.collate(rows, sum(len(row.labels) for row in rows) / tokens)
 
     def epochs(self, examples: Sequence[Example], generator: torch.Generator) -> Iterator[list[Batch]]:
-        """Yield the steps of the settings' epochs, each the micro-batches of rows of similar length, in random order."""
+        """Yield the steps of the settings' epochs, in random order, each as its micro-batches (`batching`, `least_batch`)."""
         lengths, settings = [len(row.input_ids) for row in self.encoder.encode(examples)], self._settings
         plan = itertools.chain.from_iterable(
-            shuffled_batches(lengths, settings.batch_size, generator) for _ in range(settings.epochs)
+            shuffled_batches(
+                lengths, settings.batch_size, generator, settings.batching == "bucketed", settings.least_batch
+            )
+            for _ in range(settings.epochs)
         )
         return self._groups(examples, plan)
 

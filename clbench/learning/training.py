@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from clbench.data.tasks import Example
-from clbench.encoding.batches import Batch
+from clbench.encoding.batches import Batch, count_batches
 from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.feed import Feed
 from clbench.learning.passes import Passes
@@ -239,13 +239,20 @@ def begin_training(
     settings = bench.settings
     with bench.passes.cost.harness:
         groups = bench.feed.epochs(examples, bench.generator("shuffle"))
-    steps = -(-len(examples) // settings.batch_size) * settings.epochs
+    steps = count_batches(len(examples), settings.batch_size, settings.least_batch) * settings.epochs
     stepper = bench.new_optimizer(learning_rate or settings.learning_rate, optimizer)
     shape = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     schedule = transformers.get_scheduler(
         shape if learning_rate is None else "constant",
         stepper,
-        num_warmup_steps=min(settings.warmup_steps, steps // 10),
+        num_warmup_steps=warmup_steps(settings, steps),
         num_training_steps=steps,
     )
     return Training(bench, groups, steps, stepper, schedule)
+
+
+def warmup_steps(settings: Settings, steps: int) -> int:
+    """Return the warm-up of a task with so many steps: as many as the settings say, as far as they allow."""
+    if settings.warmup_part is None:
+        return settings.warmup_steps
+    return min(settings.warmup_steps, int(settings.warmup_part * steps + 1e-9))

@@ -61,7 +61,7 @@ class Backbone:
         """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice.
 
         Args:
-            template: the prompt's form: plain, alpaca, or auto (alpaca for a decoder).
+            template: the prompt's form: plain, alpaca, or auto and release (alpaca for a decoder).
         """
         key = (max_input, max_target, template)
         if key not in self._encoders:
@@ -75,7 +75,7 @@ class Backbone:
 
 def prompt_form(template: str, is_decoder: bool) -> Callable[[Example], Example] | None:
     """Return what puts an example into the form of a template; None for the plain one."""
-    return ask_alpaca if template == "alpaca" or (template == "auto" and is_decoder) else None
+    return ask_alpaca if template == "alpaca" or (template in ("auto", "release") and is_decoder) else None
 
 
 def prompt_form_of(name: str, template: str) -> Callable[[Example], Example] | None:

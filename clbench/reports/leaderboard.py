@@ -20,13 +20,15 @@ from clbench.records.record import Record, default_settings
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
 from clbench.settings import NOT_RECIPE
 from clbench.terminal import Terminal
+from clbench.tuned import TUNED_SETTINGS
 from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.bootstrap import Standing
 
 PROTOCOL = "protocol"  # as the recipe calls the protocol version, where it varies
-ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers")
+ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers", "tuned")
+WORTH_A_WORD = {"answers": "labels", "batching": "shuffled", "template": "release"}  # values that the recipe says
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 RECIPES_NOTE = (
@@ -100,7 +102,11 @@ def _when(record: Record) -> str:
 
 
 def _group_key(record: Record, defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    options = {**defaults, **record.method.options}  # what a record of an earlier version does not name
+    options = {
+        **defaults,
+        **record.method.options,
+        **_tuned_settings(record),
+    }  # defaults: what an earlier version does not name
     return (record.method.name, json.dumps(options, sort_keys=True), *_board_key(record))
 
 
@@ -118,11 +124,16 @@ def _board_key(record: Record) -> tuple[str, ...]:
     recipe = {
         name: value
         for name, value in record.settings.items()
-        if name not in (*NOT_RECIPE, "data") and value != defaults.get(name)
+        if name not in (*NOT_RECIPE, *_tuned_settings(record), "data") and value != defaults.get(name)
     }
     tasks = sorted((task.name, task.version) for task in record.tasks)
     parts = (recipe, tasks, record.digests.questions, slug(record.setting("data")), record.protocol_version)
     return (record.stream.family, *(json.dumps(part, sort_keys=True) for part in parts))
+
+
+def _tuned_settings(record: Record) -> dict[str, Any]:
+    """Return the settings that tuning chose for the method, which part no boards: all on a board had the same budget."""
+    return {} if record.setting("tuned") is None else {name: record.setting(name) for name in TUNED_SETTINGS}
 
 
 def _varied_settings(records: Sequence[Record]) -> list[str]:
@@ -192,13 +203,21 @@ def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) 
         varied: pairs of a method and an option of which records with other values are shown beside this one.
     """
     method = record.method
-    return options_text(
-        {
-            name: value
-            for name, value in method.options.items()
-            if name in method.changed_options or (method.name, name) in varied
-        }
-    )
+    shown = {
+        name: value
+        for name, value in method.options.items()
+        if name in method.changed_options or (method.name, name) in varied
+    }
+    own_rate = method.about.learning_rate is not None
+    chosen = {
+        name: value for name, value in _tuned_settings(record).items() if not (own_rate and name == "learning_rate")
+    }
+    return options_text({name: rounded(value) for name, value in (shown | chosen).items()} if chosen else shown)
+
+
+def rounded(value: Any) -> Any:
+    """Return a number that a search came upon with three digits, anything else as it is."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def options_text(options: Mapping[str, Any]) -> str:
@@ -207,7 +226,7 @@ def options_text(options: Mapping[str, Any]) -> str:
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
-    """Return the recipe in a few words: backbone, data, epochs, learning rate, limits, and what else varies."""
+    """Return the recipe in a few words: backbone, data, epochs, learning rate (or how they were tuned), limits, what varies."""
     setting = record.setting
     on_validation = setting("evaluate_on") == "validation"
     asked = f"{setting('validation')} validation" if on_validation else setting("limit_test") or "all"
@@ -215,11 +234,14 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
         slug(setting("backbone")),
         slug(setting("data")),
         f"{setting('limit_train') or 'all'}/{asked} rows",
-        f"{setting('epochs')} ep",
-        f"lr {learning_rate(record):g}",
     ]
-    if setting("answers") != "generate":
-        parts.append(f"answers={setting('answers')}")
+    if setting("tuned") is None:
+        parts += [f"{setting('epochs')} ep", f"lr {learning_rate(record):g}"]
+    else:
+        parts.append(f"tuned: {setting('tuned')}")
+    parts += [
+        f"{name}={value}" for name, value in WORTH_A_WORD.items() if setting(name) == value and name not in varied
+    ]
     return ", ".join(parts + [f"{name}={_setting(record, name)}" for name in varied])
 
 

@@ -285,9 +285,11 @@ def suite_series(cells: Sequence[PlannedCell]) -> list[Series]:
 
 def published_cell(suite: Suite, cell: PlannedCell, ledger: Sequence[Published]) -> Published | None:
     """Return the ledger's row of a cell, none where the paper's text has no number."""
+    ours = {**cell.column.options, **cell.row.options}
     for entry in ledger:
         key = (entry.source.name, entry.table, entry.label, entry.column)
-        if key == (suite.source, suite.table, cell.row.label, cell.column.key):
+        same = all(ours.get(name, value) == value for name, value in entry.options.items())
+        if key == (suite.source, suite.table, cell.row.key or cell.row.label, cell.column.key) and same:
             return entry
     return None
 

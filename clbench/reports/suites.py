@@ -34,12 +34,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: its label in the paper, our method, and what it sets."""
+    """A row of a table: its label, our method, and what it sets. `key` is its label in the ledger, where that is another."""
 
     label: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 @dataclass(frozen=True)

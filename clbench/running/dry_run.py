@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clbench.data.tasks import Example, Task
+from clbench.encoding.batches import count_batches
 from clbench.errors import ClbenchError
 from clbench.hookspecs import hookimpl
 from clbench.learning.learner import Learner
@@ -65,7 +66,8 @@ class Extent:
     @property
     def steps(self) -> int:
         """Optimizer steps on the rows of the tasks that are left; a method's steps on remembered rows come on top."""
-        return sum(-(-len(task.train) // self.settings.batch_size) for task in self.left) * self.settings.epochs
+        size, least = self.settings.batch_size, self.settings.least_batch
+        return sum(count_batches(len(task.train), size, least) for task in self.left) * self.settings.epochs
 
     @property
     def name(self) -> str:

@@ -50,13 +50,17 @@ class RunMaker:
         self.devices = devices
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
-    def make(self, spec: RunSpec) -> Record:
-        """Make one run, from its checkpoint if there is one, unless it is finished; return its record."""
+    def make(self, spec: RunSpec, others: Sequence[object] = ()) -> Record:
+        """Make one run, from its checkpoint if there is one, unless it is finished; return its record.
+
+        Args:
+            others: plugins that watch it beside the usual ones.
+        """
         opened = self.opener.open(spec)
         check_devices(opened, self.devices)
         with ExitStack() as held:
             finished = self.devices.first_does(partial(self._finished_or_held, opened.files, held))
-            return finished or self._make_held(spec, opened)
+            return finished or self._make_held(spec, opened, others)
 
     def _finished_or_held(self, files: RunFiles, held: ExitStack) -> Record | None:
         """Return a finished run's record; without one, hold the run until `held` is closed."""
@@ -69,14 +73,14 @@ class RunMaker:
             files.checkpoint.unlink(missing_ok=True)
         return None
 
-    def _make_held(self, spec: RunSpec, opened: OpenedRun) -> Record:
+    def _make_held(self, spec: RunSpec, opened: OpenedRun, others: Sequence[object]) -> Record:
         backbone = self.backbone(spec)
         audit = self.opener.audit(spec.settings)
         if audit.errors:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
         early = [remark.note for remark in on_memory(opened.method, spec.options, opened.tasks)]
         self._warn(early)
-        record = execute_run(opened, backbone, self.watchers(spec), self.save_adapter, audit, self.devices)
+        record = execute_run(opened, backbone, [*self.watchers(spec), *others], self.save_adapter, audit, self.devices)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
         said = [*early, on_processes(self.devices.count)]
         self._warn([note for note in record.notes if note not in said])

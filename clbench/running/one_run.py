@@ -13,8 +13,8 @@ from clbench.errors import ClbenchError
 from clbench.records.record import Record
 from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
-from clbench.settings import Settings, resolve_settings
-from clbench.spec import RunSpec
+from clbench.settings import Settings
+from clbench.spec import make_spec
 from clbench.terminal import Terminal
 
 
@@ -37,7 +37,7 @@ def run(
         method: its name (`clbench methods`).
         order: the paper's number of a stream, 1-8; in place of the setting `stream`.
         options: of the method, where they are not the defaults; `{"variant": NAME}` is a named set of them.
-        preset: a named set of settings (`clbench presets`); none: the backbone's, if there is one.
+        preset: a named set of settings (`clbench presets`), or the file of `clbench tune`; none: the backbone's, if there is one.
         plugins: plugin files, beside clbench's own and those of installed packages.
         results: folder of the records, where answers and adapter lie beside them.
         force: repeat a finished run; do not go on from a checkpoint.
@@ -52,9 +52,7 @@ def run(
         raise ClbenchError("order and stream both name a stream; give one")
     stream = find_stream(str(settings.get("stream", Settings.stream) if order is None else order))
     given = {**settings, **own_data(stream, settings), "stream": stream.name}
-    resolved = resolve_settings(given, preset)
     found = find_plugins(plugins)
     check_metrics(stream, found.metrics)
-    chosen = found.method(method)
-    spec = RunSpec(chosen.name, chosen.resolve_options(options or {}), resolved)
+    spec = make_spec(found.method(method), options or {}, given, preset)
     return RunMaker(Terminal(stderr=True), RunOpener(found, Path(results)), force, save_adapter).make(spec)

@@ -144,7 +144,10 @@ def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task]) -> None:
     for task in tasks:
         labels = task.labels if settings.answers == "labels" else ()
         most = learner.asker.trie(labels).depth if labels else settings.max_answer
-        rows += learner.feed.encoder.encode([*task.train, *task.test])
+        try:
+            rows += learner.feed.encoder.encode([*task.train, *task.test])
+        except ClbenchError as error:  # an instruction that does not fit: before the first task is learned
+            raise ClbenchError(f"task '{task.name}': {error}") from None
         answers += [0] * len(task.train) + [most or longest_answer(question) for question in task.test]
     check_reach(learner.backbone, rows, answers)
 

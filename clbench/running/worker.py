@@ -20,6 +20,8 @@ from clbench.records.files import RunFiles
 from clbench.records.summary import summarise
 from clbench.running.maker import RunMaker
 from clbench.running.opening import RunOpener
+from clbench.running.study import StudySpec, open_study
+from clbench.running.tuning import tune
 from clbench.spec import RunSpec
 
 LAST_LINES = 15  # of a traceback, kept of a failed run
@@ -63,10 +65,13 @@ class Worker:
         self.maker = RunMaker(console, opener, False, setup.save_adapter, setup.log_maps)
 
     def make(self, spec: RunSpec) -> Outcome:
-        """Make one run, from its checkpoint if there is one, unless it is done."""
+        """Make one run, or the trials of a study, from its checkpoint if there is one, unless it is done."""
         torch.set_num_threads(spec.settings.threads or self.threads)
         files: RunFiles | None = None
         try:
+            if isinstance(spec, StudySpec):
+                files = open_study(spec, self.maker.opener)
+                return Outcome("done", tune(spec, self.maker))
             files = self.maker.opener.open(spec).files
             return Outcome("done", summarise(self.maker.make(spec)))
         except RunHeldError as error:

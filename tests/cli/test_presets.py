@@ -13,7 +13,7 @@ def row(output: str, first: str) -> list[str]:
 def test_the_list(clbench):
     output = clbench("presets").output
     assert row(output, "llama2-13b")[1:] == [
-        "meta-llama/Llama-2-13b-hf", "0.0003", "10", "64", "512", "q_proj,v_proj", "8bit",
+        "meta-llama/Llama-2-13b-chat-hf", "0.0003", "10", "64", "512", "q_proj,v_proj", "8bit",
     ]  # fmt: skip
     assert row(output, "mini")[1:4] == ["mini", "0.001", "5"]
     assert "superni" not in output
@@ -36,3 +36,12 @@ def test_an_unknown_one(clbench):
     assert result.output.startswith(
         "error: no preset 't5-larg'; did you mean 't5-large'? (known: mini, mini:superni, t5-l"
     )
+
+
+def test_what_applies_to_a_method(clbench):
+    assert row(clbench("methods", "ewc", "--preset", "t5-large").output, "strength")[2] == "400.0"
+    output = clbench("methods", "ewc", "--preset", "mini").output
+    assert row(output, "strength")[2] == "0.1"
+    assert "preset mini; default: 400.0" in output
+    assert row(output, "decay")[2] == "1.0"
+    assert clbench("methods", "ewc", "--preset", "minni").exit_code == 2

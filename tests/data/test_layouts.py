@@ -8,7 +8,7 @@ import pytest
 from clbench.data.catalogue import task_specs
 from clbench.data.layouts import LAYOUTS, find_layout
 from clbench.data.rows import Row
-from clbench.data.sources import Selection, Source, load_tasks, make_tasks, open_source
+from clbench.data.sources import Selection, Source, fingerprint, load_tasks, make_tasks, open_source
 from clbench.data.streams import find_stream
 from clbench.errors import ClbenchError
 from tests.realdata import REAL, needs_data
@@ -83,7 +83,7 @@ def test_superni_takes_every_reference_for_scoring_and_one_for_training(tmp_path
 
 def test_superni_is_scored_as_the_protocol_says():
     stream = find_stream("superni:2")
-    for choice, accuracy in (("rouge", set()), ("mixed", {"363", "875", "1687"})):
+    for choice, accuracy in (("rouge", set()), ("mixed", {"363", "875"})):
         source = Source(lambda spec, split: [Row("question", (spec.labels[0] if spec.labels else "answer",))])
         tasks = make_tasks(source, stream, Selection(), choice)
         assert {task.name[4:].split("_")[0] for task in tasks if task.metric == "exact_match"} == accuracy
@@ -94,6 +94,42 @@ def test_orders_7_and_8_are_the_numbers_of_the_protocol():
     second = [name[4:].split("_")[0] for name in find_stream("8").tasks]
     assert " ".join(second) == "748 073 1590 639 1572 1687 591 363 1510 1729 181 511 002 1290 875"
     assert sorted(find_stream("7").tasks) == sorted(find_stream("8").tasks)
+
+
+def test_the_released_end_of_a_prompt_is_kept_to_the_letter(tmp_path):
+    ends = ["\n\nAnswer:", " \nAnswer:", "\nAnswer:"]
+    rows = [
+        {"id": "1", "instruction": "i", "input": f"Text: film {n}{end}", "output": "Good"} for n, end in enumerate(ends)
+    ]
+    write(tmp_path / "rkif" / "train" / "sst-2.json", rows)
+    write(tmp_path / "rkif" / "test" / "sst-2.json", rows)
+    source, stream = open_source(str(tmp_path / "rkif")), find_stream("sst-2")
+    [plain], [released] = (make_tasks(source, stream, Selection(template=one)) for one in ("auto", "release"))
+    head = task_specs()["sst-2"].head
+    assert [row.prompt for row in released.train] == [head + row["input"] for row in rows]
+    assert [row.prompt for row in released.test] == [head + row["input"] for row in rows]
+    assert {row.tail for row in plain.train} == {"\nAnswer:"}
+    assert fingerprint([plain]) != fingerprint([released])
+    with pytest.raises(ClbenchError, match=r"toy sst-2 test: row \d+: .*--template release reads the rkif layout"):
+        make_tasks(open_source("toy"), stream, Selection(template="release"))
+
+
+@needs_data
+def test_the_released_prompts_are_those_of_the_released_files():
+    differing = {}
+    for plain, released in zip(
+        *(
+            make_tasks(open_source(str(REAL / "long_sequence")), find_stream("4"), Selection(template=one))
+            for one in ("auto", "release")
+        ),
+        strict=True,
+    ):
+        rows = json.loads((REAL / "long_sequence" / "train" / f"{plain.name}.json").read_text("utf-8"))
+        assert {row["instruction"] + row["input"] for row in rows} >= {example.prompt for example in released.train}
+        differing[plain.name] = any(a.prompt != b.prompt for a, b in zip(plain.train, released.train, strict=True))
+    assert {name for name, differs in differing.items() if differs} == {
+        "agnews", "amazon", "dbpedia", "mnli", "sst-2", "yahoo", "yelp",
+    }  # fmt: skip
 
 
 @needs_data

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clbench.data.tasks import Example
-from clbench.encoding.batches import accumulation_group, shuffled_batches, sorted_batches
+from clbench.encoding.batches import accumulation_group, count_batches, shuffled_batches, sorted_batches
 from clbench.encoding.encoder import Encoded, Encoder
 from clbench.errors import ClbenchError
 
@@ -82,6 +82,34 @@ def test_an_epoch_holds_every_row_once_in_batches_of_similar_length():
     assert padded < 1.15 * sum(lengths)
     assert batches == shuffled_batches(lengths, 8, torch.Generator().manual_seed(1))
     assert batches != shuffled_batches(lengths, 8, torch.Generator().manual_seed(2))
+
+
+def test_rows_in_random_order_are_in_batches_whatever_their_lengths():
+    lengths = torch.randint(5, 100, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+    batches = shuffled_batches(lengths, 8, torch.Generator().manual_seed(1), bucketed=False)
+    assert [index for batch in batches for index in batch] == torch.randperm(
+        1000, generator=torch.Generator().manual_seed(1)
+    ).tolist()
+    assert sum(8 * max(lengths[i] for i in batch) for batch in batches) > 1.5 * sum(lengths)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "least", "steps"),
+    [
+        (1000, 64, 49, 15),  # LLaMA's release: 150 steps in 10 epochs
+        (250, 64, 49, 4),  # of CB 40
+        (1000, 64, 1, 16),
+        (1000, 8, 7, 125),
+        (250, 8, 7, 31),
+        (5, 8, 7, 1),  # the only one
+        (16, 8, 8, 2),
+    ],
+)
+@pytest.mark.parametrize("bucketed", [True, False])
+def test_a_last_batch_of_too_few_rows_is_left_out(rows, size, least, steps, bucketed):
+    batches = shuffled_batches([3] * rows, size, torch.Generator().manual_seed(0), bucketed, least)
+    assert len(batches) == count_batches(rows, size, least) == steps
+    assert all(len(batch) >= min(least, rows) for batch in batches)
 
 
 def test_evaluation_batches_go_from_long_to_short():

@@ -1,6 +1,7 @@
 """Texts that a tokenizer cannot write are said; control tokens in data are plain text."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,13 @@ def test_an_answer_that_cannot_be_written_is_said(own_stream, clbench, tmp_path)
     record = read_record(path)
     assert "unwritable answers" in record.marks
     assert "task 'free': 4 of 8 test answers cannot be written: 'naïve', which comes back as 'nave'" in record.notes
+
+
+def test_an_instruction_that_does_not_fit_is_said_before_the_first_task_is_learned(clbench, tiny_run):
+    words = [word for word in tiny_run if word != "96"]  # the value of --max-input
+    words.remove("--max-input")
+    result = clbench(*words, "--method", "seqlora", "--stream", "sst-2,dbpedia", "--max-input", 40, "--limit-test", 2)
+    assert result.exit_code == 2
+    assert "error: task 'dbpedia': max_input 40 is too short: the instruction" in result.stderr
+    assert "task 1/2" not in result.stderr
+    assert not list(Path("results").glob("*.checkpoint"))

@@ -7,6 +7,7 @@ import torch
 
 from clbench.encoding.batches import accumulation_group
 from clbench.learning.learner import Learner
+from clbench.learning.training import warmup_steps
 from clbench.model.backbone import merged
 from clbench.settings import Settings
 from tests.conftest import TINY
@@ -69,6 +70,24 @@ def test_warm_up_is_at_most_a_tenth(make_learner, toy_tasks):
         rates.append(training.learning_rate)
         training.step(learner.loss(batch))
     assert rates.index(max(rates)) == 3
+
+
+@pytest.mark.parametrize(("part", "most"), [(None, 50), (0.1, 15), (0.5, 50), (1, 50)])
+def test_warm_up_takes_the_part_of_the_steps_that_is_allowed(part, most):
+    settings = Settings(warmup_part=part)
+    assert warmup_steps(settings, 150) == most
+    assert warmup_steps(Settings(warmup_part=None), 40) == 50  # CB on LLaMA: the peak is never reached
+    assert all(warmup_steps(Settings(), steps) == min(50, steps // 10) for steps in range(1, 2000))
+
+
+def test_batching_and_the_least_batch_are_settings_of_a_phase(make_learner, toy_tasks):
+    rows = toy_tasks[0].train[:13]
+    learner = make_learner(batching="shuffled", least_batch=6, epochs=2, batch_size=8)
+    training = learner.training(rows)
+    taken = [batch.rows for batch in training]
+    order = torch.randperm(13, generator=learner.generator("shuffle")).tolist()
+    assert training.steps == len(taken) == 2
+    assert list(taken[0]) == order[:8]
 
 
 def test_gradient_is_clipped_to_the_norm(make_learner, toy_tasks):

@@ -175,3 +175,29 @@ def test_a_leaderboard_prints_shows_and_gives_rows():
     assert f"<td>{row['op']:.1f} ± {row['op_std']:.1f}</td>" in board._repr_html_()
     assert leaderboard(EWC, "long").rows == []
     assert str(leaderboard([]))
+
+
+def test_tuned_runs_share_a_board_whatever_was_found_and_say_so():
+    note = "20 trials on order 2"
+    made = [
+        record("rkif", op=50.0, learning_rate=1e-3, epochs=5, tuned=note),
+        record("ewc", op=40.0, learning_rate=0.00234567, epochs=10, tuned=note),
+        record("ewc", op=30.0, learning_rate=1e-3, epochs=10, tuned=note),
+        record("ewc", op=20.0, learning_rate=1e-3, epochs=5),
+    ]
+    rows = make_rows(made)
+    assert [row.recipe.endswith(f"tuned: {note}") for row in rows] == [False, True, True, True]
+    assert "lr 0.001" in rows[0].recipe
+    tuned = rows[1:]
+    assert [row.op for row in tuned] == [50.0, 40.0, 30.0]  # not averaged, the best first
+    assert len({row.board for row in tuned}) == 1 < len({row.board for row in rows})
+    assert tuned[1].options == "learning_rate=0.00235, epochs=10"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"batching": "shuffled"}, True), ({"template": "release"}, True), ({"template": "plain"}, False)],
+)
+def test_the_recipe_says_what_changes_how_all_is_trained_or_asked(setting, said):
+    [(name, value)] = setting.items()
+    assert (f"{name}={value}" in make_rows([record(**setting)])[0].recipe) == said

@@ -16,6 +16,7 @@ from clbench.atomic import write_atomically
 from clbench.errors import ClbenchError
 from clbench.placing import Placing
 from clbench.records.files import RunFiles
+from clbench.running.study import StudySpec
 from clbench.running.worker import Outcome, Setup, Worker
 from clbench.spec import RunSpec
 
@@ -113,6 +114,8 @@ def make(setup: Setup, spec: RunSpec, probe: str) -> Made:
     """Make a run on a worker."""
     if (Path(setup.results) / probe).exists():
         return Made(_worker(setup).make(spec), {})
+    if isinstance(spec, StudySpec):
+        return Made(Outcome("failed", "error: the trials of a study need a results folder that every worker sees"), {})
     own = Path(tempfile.gettempdir()) / f"clbench-{hashlib.sha256(setup.results.encode()).hexdigest()[:16]}"
     worker = _worker(replace(setup, results=str(own)))
     outcome = worker.make(spec)

@@ -1,0 +1,117 @@
+"""What `clbench tune` found, as a value and as a TOML file: settings and options by method, each with the history of its trials.
+
+Such a file is a preset: `clbench run --preset FILE.toml`, `preset = "FILE.toml"` in a grid.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from clbench.errors import ClbenchError, unknown
+from clbench.options import format_value
+
+Values = dict[str, Any]
+TUNED_SETTINGS = (
+    "learning_rate",
+    "epochs",
+)  # those that `clbench tune` may choose; of a method's options: all that it declares
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One trial: what was tried, and what came of it.
+
+    `score` is the objective in percent, of a pruned trial what it had reached; `reached` is the mean score on the tasks so far
+    after each task; `seconds` are those of learning and answering, `steps` the optimizer steps, both over all seeds.
+    """
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    score: float | None = None
+    reached: tuple[float, ...] = ()
+    seconds: float = 0.0
+    steps: int = 0
+    values: Values = {}
+    note: str = ""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every method is given: trials, stream, seeds and rows, and what they cost in seconds and optimizer steps."""
+
+    trials: int
+    stream: str
+    order: int | None = None
+    seeds: tuple[int, ...]
+    objective: Literal["op", "op+bwt"] = "op"
+    validation: int
+    limit_train: int | None = None
+    data: str = "toy"
+    backbone: str = "mini"
+    seconds: float = 0.0
+    steps: int = 0
+    protocol_version: int = 0
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The best of a method's trials: settings and options that were searched, on top of a preset.
+
+    `study` names the database of the trials; `fixed` are the options that were given and not searched; `importance` is each
+    searched name's share in the differences of the score (PED-ANOVA, as Optuna computes it).
+    """
+
+    method: str
+    note: str
+    study: str
+    fixed: Values = {}
+    preset: str | None = None
+    score: float | None = None
+    settings: Values = {}
+    options: Values = {}
+    budget: Budget
+    importance: dict[str, float] = {}
+    history: tuple[Trial, ...] = ()
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    tuned: list[Tuned]
+
+
+def read_tuned(path: Path) -> list[Tuned]:
+    """Return what was tuned, by method.
+
+    Raises:
+        ClbenchError: no such file, no TOML, or not one that `clbench tune` wrote.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), _File).tuned
+    except FileNotFoundError:
+        raise ClbenchError(f"no tuned preset '{path}'; `clbench tune --output {path}` makes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClbenchError(f"tuned preset '{path}': {' '.join(str(error).split())}") from None
+
+
+def find_tuned(path: Path, method: str, options: Mapping[str, Any]) -> Tuned:
+    """Return what was tuned for a method with these options; of several the one that fixes most of them.
+
+    Raises:
+        ClbenchError: the file has nothing for it.
+    """
+    found = read_tuned(path)
+    of_method = [one for one in found if one.method == method]
+    if not of_method:
+        raise unknown(f"method in tuned preset '{path}':", method, dict.fromkeys(one.method for one in found))
+    given = {name: format_value(value) for name, value in options.items()}
+    fitting = [one for one in of_method if texts(one.fixed).items() <= given.items()]
+    if not fitting:
+        known = "; ".join(", ".join(f"{name}={value}" for name, value in texts(one.fixed).items()) for one in of_method)
+        raise ClbenchError(f"tuned preset '{path}' has method '{method}' only with {known}")
+    return max(fitting, key=lambda one: len(one.fixed))
+
+
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as the texts that stand for them on the command line, as they are compared."""
+    return {name: format_value(value) for name, value in values.items()}
