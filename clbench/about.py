@@ -73,6 +73,9 @@ class About:
         several_devices: under `torchrun` its numbers are those of one process. So what it makes of a batch comes by the loss, by
             `weights.grad` when a step is due, or added up over the processes (`learner.devices`), and its random numbers come
             from `learner.generator`. Any other method is refused there.
+        resumes_within_tasks: killed within a task, the run goes on from a step of it (`--checkpoint-every`), not from its begin.
+            What the loops of `learn_task` hold from step to step is then handed to `Training.keep`; what stands before, between
+            and after them is computed again, and changes nothing but the learner, the method's state and what it kept.
     """
 
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -82,6 +85,7 @@ class About:
     learning_rate: str | None = None
     learns_plainly: bool = False
     several_devices: bool = False
+    resumes_within_tasks: bool = False
 
 
 def about_of(factory: Callable[..., Any], options: Mapping[str, Option]) -> About:

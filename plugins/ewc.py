@@ -66,7 +66,7 @@ class EWC:
     anchor: Tensor = field(default_factory=zero, init=False)
     constant: Tensor = field(default_factory=zero, init=False)
 
-    about: ClassVar[About] = About(several_devices=True)
+    about: ClassVar[About] = About(several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

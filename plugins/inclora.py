@@ -23,7 +23,7 @@ class IncLoRA:
 
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
 
-    about: ClassVar[About] = About(several_devices=True)
+    about: ClassVar[About] = About(several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

@@ -47,7 +47,7 @@ class L2P:
     ] = "auto"
     batchwise: Annotated[bool, "in training, the prompts that the batch chose most, for all its rows (release)"] = False
 
-    about: ClassVar[About] = About(learning_rate="learning_rate")
+    about: ClassVar[About] = About(learning_rate="learning_rate", resumes_within_tasks=True)
 
     def __post_init__(self) -> None:
         if self.top > self.pool:
@@ -89,6 +89,7 @@ class L2P:
         pool, total = learner.attached.part(Pool), torch.zeros((), device=learner.device)
         pool.chosen = torch.zeros(self.pool, device=learner.device)
         training = learner.training(task.train, learning_rate=self.learning_rate)
+        training.keep(total, pool.chosen)
         for batch in training:
             loss = learner.loss(batch)
             total += pool.similarity.detach() * batch.share

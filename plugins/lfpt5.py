@@ -58,7 +58,7 @@ class LFPT5:
     write_length: Annotated[int, "tokens of a written text, label apart", Ge(1)] = 128
     past: list[dict[str, Any]] = field(default_factory=list, init=False)
 
-    about: ClassVar[About] = About(learning_rate="learning_rate")
+    about: ClassVar[About] = About(learning_rate="learning_rate", resumes_within_tasks=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

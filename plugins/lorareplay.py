@@ -38,7 +38,7 @@ class LoRAReplay:
     ] = 4
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

@@ -59,7 +59,7 @@ class MIGU:
     ] = "gradient"
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
 
     @property
     def part(self) -> float:

@@ -53,7 +53,7 @@ class MoELoRA:
         Literal["random", "zero"], "as a linear layer starts, or exactly uniform", Unless(experts=1)
     ] = "random"
 
-    about: ClassVar[About] = About(several_devices=True)
+    about: ClassVar[About] = About(several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

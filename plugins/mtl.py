@@ -15,7 +15,7 @@ def methods() -> dict[str, type]:
 class MTL:
     """Train one LoRA adapter on the union of all tasks, shuffled; an upper bound, backward transfer is undefined."""
 
-    about: ClassVar[About] = About(upper_bound=True, several_devices=True)
+    about: ClassVar[About] = About(upper_bound=True, several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

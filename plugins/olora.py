@@ -39,7 +39,7 @@ class OLoRA:
     ] = "l1"
     past: dict[str, Tensor] = field(default_factory=dict, init=False)
 
-    about: ClassVar[About] = About(several_devices=True)
+    about: ClassVar[About] = About(several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:

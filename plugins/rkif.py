@@ -61,12 +61,13 @@ class RecurrentKIF:
         """Close each window of K steps by a fusion; steps left over at the end are not fused. Return the fusions."""
         replay = self.replay(learner, training)
         inner, outer = self.follow(self.inner_smoothing), self.follow(self.outer_smoothing)
-        start, window, fusions = learner.weights.copy(), self.window or training.steps, 0  # theta_b, K
+        start, window = learner.weights.copy(), self.window or training.steps  # theta_b, K
+        training.keep(inner, outer, start)
         for batch in training:
             if self.step(learner, training, learner.loss(batch), inner) and training.taken % window == 0:
                 self.fuse(learner, replay, start, inner, outer)
-                start, fusions = learner.weights.copy(), fusions + 1
-        return fusions
+                start.copy_(learner.weights.data)
+        return training.taken // window
 
     def fuse(self, learner: Learner, replay: Training, start: Tensor, inner: Importance, outer: Importance) -> None:
         """Take the outer steps and set the weights to the fusion of both task vectors."""

@@ -111,6 +111,7 @@ class RecurrentKIFVariants(RecurrentKIF):
         },
         memory=Ratio("memory_ratio"),
         several_devices=True,
+        resumes_within_tasks=True,
     )
 
     def __post_init__(self) -> None:

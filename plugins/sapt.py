@@ -83,7 +83,7 @@ class SAPT:
     means: dict[str, Tensor] = field(default_factory=dict, init=False)
     memory: Memory = field(default_factory=Memory, init=False)
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def attach(self, learner: Learner) -> bool:
@@ -108,6 +108,7 @@ class SAPT:
         reflection = reflection_on(learner, self.means, self.memory) if self.reflection else None
         training = learner.training(task.train)
         total = torch.zeros((), device=learner.device)
+        training.keep(total)
         for batch in training:
             training.backward(learner.loss(batch))
             if training.due:

@@ -13,7 +13,7 @@ def methods() -> dict[str, type]:
 class SeqLoRA:
     """Train one LoRA adapter on each task in turn, with no guard against forgetting (the lower bound)."""
 
-    about: ClassVar[About] = About(learns_plainly=True, several_devices=True)
+    about: ClassVar[About] = About(learns_plainly=True, several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:

@@ -78,6 +78,7 @@ class TaSL:
             "taslora": {"unit": "rank", "importance": "mix", "merge": "soft", "orthogonality": 0.1},
         },
         several_devices=True,
+        resumes_within_tasks=True,
     )
 
     @hookimpl
@@ -85,6 +86,7 @@ class TaSL:
         weights = learner.weights
         old, importance = weights.copy(), Importance(self.smoothing, spread=True)
         training = learner.training(task.train)
+        training.keep(importance)
         stacks = rank_stacks(weights) if self.orthogonality else ()
         for batch in training:
             training.backward(learner.loss(batch))

@@ -71,7 +71,7 @@ class VRMCL:
     memory: Memory = field(default_factory=Memory, init=False)
     carried: Tensor | None = field(default=None, init=False)  # carry: ghat at the end of the last task
 
-    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True)
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
 
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
@@ -88,21 +88,22 @@ class VRMCL:
     def learn_meta(self, learner: Learner, training: Training) -> None:
         """Take one meta-iteration a batch."""
         replay = learner.feed.draws(self.memory.examples, learner.generator("replay"))
-        reduced, previous = self.carried, learner.weights.copy()  # ghat_{b-1}, theta_{b-1}
+        last = Iteration(self.carried, learner.weights.copy())
+        training.keep(last)
         for group in training.groups():
             slices = [part for batch in group for part in batch.split(self.slice_rows(learner.settings))]
             outer = self.weigh(group, next(replay))
             before = random_state(learner.device)
             loss, gradient = self.hypergradient(learner, learner.weights.data, slices, outer)
-            if reduced is not None and self.momentum:
+            if last.reduced is not None and self.momentum:
                 set_random_state(learner.device, before)
-                _, stale = self.hypergradient(learner, previous, slices, outer)
-                gradient = gradient + self.momentum * (reduced - stale)  # eq. 4
-            reduced, previous = gradient, learner.weights.copy()
+                _, stale = self.hypergradient(learner, last.weights, slices, outer)
+                gradient = gradient + self.momentum * (last.reduced - stale)  # eq. 4
+            last.reduced, last.weights = gradient, learner.weights.copy()
             training.supply(gradient, loss)
             training.apply()
         if self.carry:
-            self.carried = reduced
+            self.carried = last.reduced
 
     def slice_rows(self, settings: Settings) -> int:
         """Return how many rows a slice has."""
@@ -148,6 +149,14 @@ def own_rows(devices: Devices, weighted: Weighted) -> Weighted:
     batch, weight = weighted
     part = devices.part(batch)
     return part, weight * part.share / batch.share
+
+
+@dataclass
+class Iteration:
+    """What a meta-iteration leaves to the next one: ghat_{b-1}, where there is one, and theta_{b-1}."""
+
+    reduced: Tensor | None
+    weights: Tensor
 
 
 def attention_of(second: bool) -> AbstractContextManager[None]:

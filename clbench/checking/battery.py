@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,12 +32,14 @@ from clbench.records.record import Record
 from clbench.running.opening import RunOpener
 from clbench.running.run import execute_run
 from clbench.running.saved_learner import STATE_FILE, read_saved, restore_learner
+from clbench.seeds import derive_seed
 from clbench.settings import Settings
 from clbench.spec import RunSpec
-from clbench.units import counted
+from clbench.units import Every, counted
 
 STREAM = find_stream("sst-2,agnews")
 ROWS = 72  # 9 steps a task: a window of the default 8 is closed, and 2% of the rows are not nothing
+NEVER, EACH_STEP = Every(), Every(steps=1)
 SETTINGS = Settings(
     stream=STREAM.name, limit_train=ROWS, limit_test=8, epochs=1, learning_rate=1e-2,
     max_input=96, max_target=8, max_answer=4, lora_rank=2, lora_targets="q,v", device="cpu",
@@ -79,11 +82,23 @@ class Battery:
     folder: Path
     tasks: list[Task] = field(default_factory=lambda: load_tasks("toy", STREAM, ROWS, SETTINGS.limit_test))
 
-    def run(self, name: str, watchers: Sequence[object] = (), seed: int = 1, tasks: Sequence[Task] = ()) -> Outcome:
-        """Run the method in a folder of its own and return what came out."""
+    def run(
+        self,
+        name: str,
+        watchers: Sequence[object] = (),
+        seed: int = 1,
+        tasks: Sequence[Task] = (),
+        every: Every = NEVER,
+    ) -> Outcome:
+        """Run the method in a folder of its own and return what came out.
+
+        Args:
+            every: how often it is written down within a task.
+        """
         settings = replace(SETTINGS, seed=seed, backbone=self.backbone.name)
         opened = RunOpener(self.plugins, self.folder / name).open(RunSpec(self.method.name, self.options, settings))
-        record = execute_run(replace(opened, tasks=tasks or self.tasks), self.backbone, watchers, save_adapter=True)
+        opened = replace(opened, tasks=tasks or self.tasks)
+        record = execute_run(opened, self.backbone, watchers, save_adapter=True, every=every)
         if self.backbone.spoiled:
             raise ClbenchError(f"leaves the frozen backbone changed: {', '.join(self.backbone.spoiled[:3])}")
         files = opened.files
@@ -108,6 +123,7 @@ class Battery:
             "every optimizer really steps": lambda: check_rates(observer),
             "same seed, same weights": lambda: self.check_seeds(whole, observer),
             "stopped and resumed equals uninterrupted": lambda: self.check_resume(whole),
+            "stopped within a task and resumed equals uninterrupted": lambda: self.check_steps(whole, observer),
             "saved adapter reloads to the same answers": lambda: self.check_reload(whole, observer),
             "options round-trip": lambda: self.check_options(whole),
             "reads no rows beyond its memory": lambda: self.check_reading(observer),
@@ -141,6 +157,22 @@ class Battery:
         if not difference:
             return "", "" if begun else "learns in one phase: nothing to resume"
         return f"a run stopped in task 2 and resumed has other {difference}; state: dataclass fields, init=False", ""
+
+    def check_steps(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
+        """Stop a run at any step of its last task, and start it anew; a method may say that it goes on from tasks alone."""
+        if not self.method.about.resumes_within_tasks:
+            return "", "goes on from the last finished task (About.resumes_within_tasks)"
+        task, steps = len(observer.steps), observer.steps[-1]
+        if steps < 2:
+            return "", "takes no two steps in a task: nothing to stop"
+        stop = random.Random(derive_seed(self.method.name, *self.options.values())).randint(2, steps)
+        with suppress(Stopped):
+            self.run("steps", [Stopper(stop, task)], every=EACH_STEP)
+        if not any((self.folder / "steps").glob("*.bookmark")):
+            return "says that it resumes within tasks, but its phases are not one loop each, one after the other", ""
+        difference = whole.differs(self.run("steps", every=EACH_STEP))
+        where = f"at step {stop} of task {task}"
+        return f"a run stopped {where} and resumed has other {difference} (Training.keep)" if difference else "", ""
 
     def check_reload(self, whole: Outcome, observer: Observer) -> tuple[str, str]:
         """Load what was saved, as `load_learner` does, and ask again."""

@@ -49,6 +49,7 @@ class Observer:
     weights: list[Tensor] = field(default_factory=list)
     state: Mapping[str, Any] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     _own: set[tuple[str, str, int]] | None = None
 
     def watch(self, tasks: Sequence[Task]) -> list[Task]:
@@ -88,6 +89,7 @@ class Observer:
         """Note what happens while a task is learned."""
         self.read.append(set())
         self.rates.append({})
+        self.steps.append(0)
         handle = register_optimizer_step_pre_hook(self._stepping)
         self._own = {row.key for row in task.train if isinstance(row, WatchedExample)}
         try:
@@ -97,16 +99,27 @@ class Observer:
             handle.remove()
             self.weights.append(learner.weights.copy())
 
+    @hookimpl
+    def train_step(self, learner: Learner, step: int, steps: int, loss: Tensor) -> None:
+        """Count the steps of each task."""
+        self.steps[-1] += 1
+
 
 class Stopped(KeyboardInterrupt):
     """Stands for a kill."""
 
 
+@dataclass(eq=False)
 class Stopper:
-    """Stop a run within its second task, at its first step."""
+    """Stop a run at a step of a task (both from 1): at the first one of the second task."""
+
+    step: int = 1
+    task: int = 2
+    _taken: int = 0
 
     @hookimpl
     def train_step(self, learner: Learner, step: int, steps: int, loss: Tensor) -> None:
         """Stop."""
-        if learner.task_index == 1:
+        self._taken += learner.task_index == self.task - 1
+        if self._taken == self.step:
             raise Stopped

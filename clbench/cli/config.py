@@ -26,6 +26,7 @@ ENTRIES = {
     "seeds": "seeds",
     "plugins": "plugins",
     "results": "results",
+    "checkpoint_every": "checkpoint_every",
 }
 _RANK = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
 

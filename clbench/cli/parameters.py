@@ -16,6 +16,7 @@ from clbench.errors import ClbenchError
 from clbench.logs import LogSettings
 from clbench.placing import Placing
 from clbench.reports.tables import STYLES
+from clbench.units import Every
 
 MOST_SEEDS = 1000  # of `--seeds N`
 RANGE = re.compile("([0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -39,8 +40,32 @@ class PathType(click.ParamType[Path]):
         return Path(text)
 
 
+class EveryType(click.ParamType[Every]):
+    """How often: a time, or a number of steps."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Every:
+        """Return the value.
+
+        Raises:
+            ClbenchError: the text says no time and no number of steps.
+        """
+        try:
+            return value if isinstance(value, Every) else Every.parse(str(value))
+        except ValueError as error:
+            label = param.get_error_hint(ctx) if param is not None and ctx is not None else "a time"
+            raise ClbenchError(f"{label}: {error}") from None
+
+
 PATH = PathType()
 
+every_option = click.option(
+    "--checkpoint-every",
+    type=EveryType(),
+    default="10m",
+    help="Within a task, write down where it stands so often: 10m, 90s, '100 steps'; none: after tasks alone. [10m]",
+)
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, type=PATH, help="A plugin file, or a folder of them; repeatable."
 )

@@ -11,6 +11,7 @@ import click
 from clbench.cli import completion
 from clbench.cli.config import ConfiguredCommand, config_option, merged_options, show_config, stronger
 from clbench.cli.parameters import (
+    every_option,
     json_option,
     log_options,
     parse_assignments,
@@ -31,7 +32,7 @@ from clbench.options import Option
 from clbench.settings import Settings, list_settings, settle_settings
 from clbench.spec import make_spec
 from clbench.terminal import Terminal, json_text, say
-from clbench.units import counted
+from clbench.units import Every, counted
 
 if TYPE_CHECKING:
     from clbench.running.opening import RunOpener
@@ -87,6 +88,7 @@ def _metavar(option: Option) -> str:
     is_flag=True,
     help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
 )
+@every_option
 @log_options
 @json_option
 @setting_options
@@ -108,6 +110,7 @@ def run(
     save_adapter: bool,
     dry_run: bool,
     log_maps: bool,
+    checkpoint_every: Every,
     logs: LogSettings,
     style: str,
     **settings: str | None,
@@ -158,7 +161,7 @@ def run(
     from clbench.model.devices import ALONE
     from clbench.running.maker import RunMaker
 
-    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE)
+    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE, checkpoint_every)
     if len(specs) == 1:
         maker.make(specs[0])
     failures = maker.make_all(specs) if len(specs) > 1 else {}

@@ -14,6 +14,7 @@ from rich.table import Table
 from clbench.cli import completion
 from clbench.cli.parameters import (
     engine_options,
+    every_option,
     json_option,
     log_options,
     parse_assignments,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from clbench.running.opening import RunOpener
     from clbench.running.sweep import SweepRun
     from clbench.spec import RunSpec
+    from clbench.units import Every
 
 MAKE = "make"
 
@@ -76,6 +78,7 @@ def sweep() -> None:
 @click.option("--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps`.")
 @click.option("--dry-run", is_flag=True, help="Only say how many runs there are, and which of them are done.")
 @click.option("--calibrate", is_flag=True, help="With --dry-run: time and memory, too, from a short run of each kind.")
+@every_option
 @engine_options
 @log_options
 @json_option
@@ -92,6 +95,7 @@ def make(
     results: Path,
     save_adapter: bool,
     log_maps: bool,
+    checkpoint_every: Every,
     dry_run: bool,
     calibrate: bool,
     placing: Placing,
@@ -116,7 +120,7 @@ def make(
     opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
 
-    setup = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs)
+    setup = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs, every=checkpoint_every)
     if dry_run:
         _show_plan(console, runs, setup.is_done, style)
         missing = [run.spec for run in runs if not setup.is_done(run.files)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -47,7 +48,7 @@ class Feed:
             rows = [encoded[i] for i in indices]
             yield self._backbone.collate(rows, sum(len(row.labels) for row in rows) / tokens)
 
-    def epochs(self, examples: Sequence[Example], generator: torch.Generator) -> Iterator[list[Batch]]:
+    def epochs(self, examples: Sequence[Example], generator: torch.Generator) -> Steps:
         """Yield the steps of the settings' epochs, in random order, each as its micro-batches (`batching`, `least_batch`)."""
         lengths, settings = [len(row.input_ids) for row in self.encoder.encode(examples)], self._settings
         plan = itertools.chain.from_iterable(
@@ -56,23 +57,45 @@ class Feed:
             )
             for _ in range(settings.epochs)
         )
-        return self._groups(examples, plan)
+        return self._steps(examples, plan)
 
-    def draws(self, examples: Sequence[Example], generator: torch.Generator) -> Iterator[list[Batch]]:
+    def draws(self, examples: Sequence[Example], generator: torch.Generator) -> Steps:
         """Yield steps without end: each a batch drawn uniformly, without repetition within the batch."""
         size = min(self._settings.batch_size, len(examples))
         plan = (torch.randperm(len(examples), generator=generator)[:size].tolist() for _ in itertools.count())
-        return self._groups(examples, plan)
+        return self._steps(examples, plan)
 
-    def _groups(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Iterator[list[Batch]]:
+    def _steps(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Steps:
         encoded = self.encoder.encode(examples)
         replayed = [self._own is not None and example not in self._own for example in examples]
         settings, backbone = self._settings, self._backbone
         pad_id, left = backbone.tokenizer.pad_token_id, backbone.is_decoder
-        for indices in plan:
+
+        def group(indices: Sequence[int]) -> list[Batch]:
             self._cost.rows += len(indices)
             self._cost.replayed_rows += sum(replayed[i] for i in indices)
             rows = [encoded[i] for i in indices]
-            yield accumulation_group(
+            return accumulation_group(
                 rows, settings.micro_batch, pad_id, backbone.device, left, settings.padding, indices
             )
+
+        return Steps(iter(plan), group)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The micro-batches of one step after the other, in the order of a plan; made when they are asked for."""
+
+    plan: Iterator[Sequence[int]]
+    group: Callable[[Sequence[int]], list[Batch]]
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        return self.group(next(self.plan))
+
+    def skip(self, count: int) -> None:
+        """Pass over the next steps."""
+        for _ in itertools.islice(self.plan, count):
+            pass

@@ -13,6 +13,7 @@ from torch import Tensor
 from clbench.answering.asker import Asker, Sampling
 from clbench.data.tasks import Example, Task
 from clbench.encoding.batches import Batch
+from clbench.learning.bookmarks import Bookmarks
 from clbench.learning.feed import Feed
 from clbench.learning.passes import Passes
 from clbench.learning.stopwatch import Cost
@@ -44,6 +45,7 @@ class Learner:
         asker: what answers.
         cost: what the current task has cost so far.
         devices: the processes that share the run; one, unless `torchrun` started it.
+        bookmarks: from which a task that was broken off goes on.
         phase: the latest phase that `training` returned.
         losses: of each step of each phase that `training` returned in the current task.
     """
@@ -56,6 +58,7 @@ class Learner:
         stream_length: int = 1,
         cost: Cost | None = None,
         devices: Devices = ALONE,
+        bookmarks: Bookmarks | None = None,
     ) -> None:
         self.backbone = backbone
         self.model, self.tokenizer, self.device = backbone.model, backbone.tokenizer, backbone.device
@@ -64,6 +67,7 @@ class Learner:
         self.devices = devices
         self.task_index = 0
         self.cost = Cost(backbone.device) if cost is None else cost
+        self.bookmarks = Bookmarks(self.cost) if bookmarks is None else bookmarks
         self.attached = Attached(backbone, settings)
         encoder = backbone.encoder(settings.max_input, settings.max_target or settings.max_answer, settings.template)
         self.feed = Feed(backbone, encoder, settings, self.cost)
@@ -87,7 +91,7 @@ class Learner:
             changes: settings that it has otherwise.
         """
         settings = replace(self.settings, **changes)
-        other = Learner(self.backbone, settings, None, self.stream_length, self.cost, self.devices)
+        other = Learner(self.backbone, settings, None, self.stream_length, self.cost, self.devices, self.bookmarks)
         other.task_index = self.task_index
         return other
 
@@ -102,6 +106,7 @@ class Learner:
         self.task_index = index
         self.losses = []
         self.cost.restart()
+        self.bookmarks.begin_task()
         self.feed.begin_task(task)
         torch.manual_seed(self.seed("task" if self.devices.first else f"task, process {self.devices.number}"))
 
@@ -111,7 +116,7 @@ class Learner:
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return a fresh random generator (CPU) for one purpose within the current task."""
-        return torch.Generator().manual_seed(self.seed(purpose))
+        return self.bookmarks.watch(torch.Generator().manual_seed(self.seed(purpose)))
 
     def loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the mean cross-entropy over the batch's target tokens, a scalar with its graph.
@@ -136,7 +141,7 @@ class Learner:
         Raises:
             ValueError: there are no examples.
         """
-        workbench = Workbench(self.passes, self.feed, self.settings, self.generator, self._took_step)
+        workbench = Workbench(self.passes, self.feed, self.settings, self.generator, self._took_step, self.bookmarks)
         self.phase = begin_training(workbench, examples, optimizer, learning_rate)
         self.losses.append(self.phase.losses)
         return self.phase

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clbench.data.tasks import Example
 from clbench.encoding.batches import Batch, count_batches
+from clbench.learning.bookmarks import Bookmarks, contents_of, fill
 from clbench.learning.divergence import NotFiniteError, describe
-from clbench.learning.feed import Feed
+from clbench.learning.feed import Feed, Steps
 from clbench.learning.passes import Passes
 from clbench.settings import Settings
 
@@ -27,6 +28,7 @@ class Workbench:
     Attributes:
         generator: from a purpose to a fresh random generator.
         took_step: told of every step of a phase that leads: its number from 1, all steps, the loss.
+        bookmarks: from which a task that was broken off goes on.
     """
 
     passes: Passes
@@ -34,6 +36,7 @@ class Workbench:
     settings: Settings
     generator: Callable[[str], torch.Generator]
     took_step: Callable[[int, int, Tensor], None]
+    bookmarks: Bookmarks
 
     def new_optimizer(self, learning_rate: float, kind: Literal["adamw", "sgd"] = "adamw") -> torch.optim.Optimizer:
         """Return AdamW, or plain SGD, over the flat weights, with no history."""
@@ -58,7 +61,7 @@ class Training:
     def __init__(
         self,
         bench: Workbench,
-        groups: Iterator[list[Batch]],
+        groups: Steps,
         steps: int,
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler | None = None,
@@ -74,6 +77,9 @@ class Training:
         self._groups = groups
         self._schedule = schedule
         self._leader = leader
+        self._alongside: list[Training] = []
+        self._kept: list[object] = []
+        self._marked = (0, 0)  # how many of both there were when the loop over the phase began
         self._fixed_rate = learning_rate
         self._clip = bench.settings.clip_norm
         self._share = 1.0
@@ -83,11 +89,27 @@ class Training:
         self._loss_sum = torch.zeros((), device=self._weights.data.device)
         self.losses = torch.full((steps,), math.nan, device=self._weights.data.device)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.take(self.steps)
+    def keep(self, *values: object) -> None:
+        """Name what the method's loop over the whole phase holds from one step to the next, before the loop begins.
 
-    def take(self, steps: int) -> Iterator[Batch]:
-        """Yield the batches of the next optimizer steps."""
+        With it a method that declares `About.resumes_within_tasks` goes on from a step. Nothing need be named of the phase
+        and those alongside, the weights, or random generators that the learner gave.
+
+        Args:
+            values: tensors that the loop writes into, and dataclasses whose fields (tensors, plain values) it changes.
+
+        Raises:
+            TypeError: a value is neither.
+        """
+        for value in values:
+            contents_of(value)
+        self._kept += values
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.take()
+
+    def take(self, steps: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of the next optimizer steps; none: of all."""
         for group in self.groups(steps):
             for number, batch in enumerate(map(self._passes.devices.part, group)):
                 self._share, self._waiting = batch.share, len(group) - number
@@ -98,13 +120,72 @@ class Training:
 
         On several devices they are whole on each of them.
         """
+        if steps is None and self._leader is None and self._bench.bookmarks.are_taken:
+            yield from self._marked_groups(self._bench.bookmarks)
+            return
         for _ in range(self.steps if steps is None else steps):
-            with self._passes.cost.harness:
-                group = next(self._groups, None)
-                self._passes.train_mode()
+            group = self._next_group()
             if group is None:
                 return
             yield group
+
+    def _marked_groups(self, bookmarks: Bookmarks) -> Iterator[list[Batch]]:
+        """Yield those of the whole phase that are not yet taken, with bookmarks in between."""
+        self._marked = len(self._alongside), len(self._kept)
+        taken = bookmarks.enter(self)
+        while taken < self.steps and (group := self._next_group()) is not None:
+            yield group
+            taken += 1
+            bookmarks.step(self, taken)
+        bookmarks.leave(self, taken)
+
+    def _next_group(self) -> list[Batch] | None:
+        with self._passes.cost.harness:
+            group = next(self._groups, None)
+            self._passes.train_mode()
+        return group
+
+    @property
+    def can_be_marked(self) -> bool:
+        """Whether it stands between two steps, and with it what was alongside or kept when its loop began, and no more."""
+        at_rest = all(one._loss is None for one in (self, *self._alongside))
+        return at_rest and self._marked == (len(self._alongside), len(self._kept))
+
+    def place(self) -> dict[str, Any]:
+        """Return where the phase stands between two steps; the tensors are not copied."""
+        weights = {"weights": self._weights.data} if self._leader is None else {}
+        stepper, schedule = self.optimizer.state_dict(), self._schedule
+        return {
+            **weights,
+            "taken": self.taken,
+            "losses": self.losses,
+            "loss_sum": self._loss_sum,
+            "moments": list(stepper["state"].values()),
+            "groups": stepper["param_groups"],
+            "schedule": None if schedule is None else schedule.state_dict(),
+            "kept": [contents_of(value) for value in self._kept],
+            "alongside": [one.place() for one in self._alongside],
+        }
+
+    def put_back(self, place: Mapping[str, Any], passed: int) -> None:
+        """Set the phase, its weights and what the method keeps to a place, `passed` batches on in the plan.
+
+        Raises:
+            ValueError: it is that of a phase of another kind.
+        """
+        self._groups.skip(passed)
+        if self._leader is None:
+            self._weights.assign(place["weights"])
+        self.taken = place["taken"]
+        fill(self.losses, place["losses"])
+        fill(self._loss_sum, place["loss_sum"])
+        self.optimizer.load_state_dict({"state": dict(enumerate(place["moments"])), "param_groups": place["groups"]})
+        if self._schedule is not None:
+            self._schedule.load_state_dict(place["schedule"])
+        for value, contents in zip(self._kept, place["kept"], strict=True):
+            fill(value, contents)
+        for one, its in zip(self._alongside, place["alongside"], strict=True):
+            one.put_back(its, 0)  # its plan is where its generator is
 
     @property
     def due(self) -> bool:
@@ -220,7 +301,9 @@ class Training:
         bench = self._bench
         chosen = self.optimizer if optimizer == "shared" else bench.new_optimizer(bench.settings.learning_rate)
         groups = bench.feed.draws(examples, bench.generator("replay"))
-        return Training(bench, groups, 0, chosen, leader=self, learning_rate=learning_rate)
+        second = Training(bench, groups, 0, chosen, leader=self, learning_rate=learning_rate)
+        self._alongside.append(second)
+        return second
 
 
 def begin_training(

@@ -36,7 +36,7 @@ def slug(text: str) -> str:
 @dataclass(frozen=True)
 class RunFiles:
     """The files of one run: `NAME.json`, `NAME.answers.jsonl`, where asked for `NAME.adapter/` and `NAME.maps.safetensors`, and
-    `NAME.checkpoint` until it is done.
+    until it is done `NAME.checkpoint`, and within a task `NAME.bookmark`.
     """
 
     folder: Path
@@ -62,6 +62,21 @@ class RunFiles:
     def checkpoint(self) -> Path:
         """The unfinished run's state after its last finished task."""
         return self.folder / f"{self.name}.checkpoint"
+
+    @property
+    def bookmark(self) -> Path:
+        """Where the unfinished run stood within a task when it was last written down (`clbench.learning.bookmarks`)."""
+        return self.folder / f"{self.name}.bookmark"
+
+    @property
+    def are_begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.checkpoint.exists() or self.bookmark.exists()
+
+    def forget_progress(self) -> None:
+        """Remove what the run would go on from."""
+        self.bookmark.unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
 
     @property
     def heartbeat(self) -> Path:

@@ -19,7 +19,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "begun", "missing")
 class RunState:
     """A run's state; `beat` is there where it is running, `failure` (the last lines) where it failed when it was last tried.
 
-    'begun': a checkpoint is there to go on from, and nobody does.
+    'begun': there is something to go on from, and nobody does.
     """
 
     state: State
@@ -46,4 +46,4 @@ def state_of_run(files: RunFiles, done: bool) -> RunState:
     try:
         return RunState("failed", failure=read_file(files.failure).decode("utf-8", "replace").strip())
     except OSError:
-        return RunState("begun" if files.checkpoint.exists() else "missing")
+        return RunState("begun" if files.are_begun else "missing")

@@ -69,8 +69,8 @@ class PlannedRun:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a checkpoint is there to go on from."""
-        return self.files.checkpoint.exists()
+        """Whether there is something to go on from."""
+        return self.files.are_begun
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from clbench.data.tasks import Task
 from clbench.hookspecs import hookimpl
 from clbench.learning.learner import Learner
 from clbench.learning.replay_memory import Memory
-from clbench.learning.stopwatch import Stopwatch
 from clbench.running.checkpoints import state_of
 from clbench.running.protocol import Run
 
@@ -30,7 +29,6 @@ class CostMeter:
     method: object
     _run: Run | None = None
     _before: list[weakref.ref[Tensor]] = field(default_factory=list)
-    _within: int | None = None
 
     @hookimpl(wrapper=True)
     def run_stream(self, run: Run) -> Generator[None, bool, bool]:
@@ -41,13 +39,11 @@ class CostMeter:
     @hookimpl(wrapper=True)
     def learn_task(self, learner: Learner, task: Task) -> Generator[None, Mapping[str, float], Mapping[str, float]]:
         """Measure one task, once its method is done."""
-        self._within = None
         if learner.task_index == MEASURED_TASK:
             self._before = [weakref.ref(tensor) for tensor in living_tensors()]
-        whole = Stopwatch(learner.device)
-        with whole:
+        cost = learner.cost
+        with cost.whole:
             result = yield
-        cost, seconds = learner.cost, whole.read()
         passes = torch.tensor([cost.forward_batches, cost.forward_rows, cost.backward_batches])
         forward_batches, forward_rows, backward_batches = learner.devices.add_up(passes).tolist()
         assert self._run is not None
@@ -58,9 +54,9 @@ class CostMeter:
                 "backward_batches": backward_batches,
                 "rows": cost.rows,
                 "replayed_rows": cost.replayed_rows,
-                "own_seconds": round(max(0.0, seconds - cost.harness.read()), 4),
+                "own_seconds": round(max(0.0, cost.whole.read() - cost.harness.read()), 4),
                 "kept_bytes": bytes_of(state_of(self.method)),
-                "held_bytes": self._within,
+                "held_bytes": cost.held_bytes,
             }
         )
         return result
@@ -74,10 +70,11 @@ class CostMeter:
         moments = [] if learner.phase is None else learner.phase.optimizer.state[learner.weights.vector].values()
         usual = [tensor for tensor in moments if isinstance(tensor, Tensor)]
         known = sizes_of(
-            [*usual, *learner.losses, *(tensor for reference in self._before if (tensor := reference()) is not None)]
+            [*usual, *learner.losses, *learner.bookmarks.tensors]
+            + [tensor for reference in self._before if (tensor := reference()) is not None]
         )
         found = sizes_of(living_tensors())
-        self._within = sum(size for place, size in found.items() if place not in known)
+        learner.cost.held_bytes = sum(size for place, size in found.items() if place not in known)
 
 
 def sizes_of(tensors: Iterable[Tensor]) -> dict[int, int]:

@@ -21,6 +21,7 @@ from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
 from clbench.running.watchers.progress_log import ProgressLog
 from clbench.spec import RunSpec
+from clbench.units import TEN_MINUTES, Every
 
 
 class RunMaker:
@@ -29,8 +30,10 @@ class RunMaker:
     Args:
         force: repeat finished runs.
         save_adapter: keep the trained adapter.
-        log_maps: keep importance and task vectors (`clbench.records.maps`).
+        log_maps: keep importance and task vectors (`clbench.records.maps`); what they are made of within a task is carried
+            through no kill, so that the run goes on from its last finished task.
         devices: the processes that share each run. The first one alone reads and writes its files, and says how it goes.
+        every: how often a run is written down within a task.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class RunMaker:
         save_adapter: bool = False,
         log_maps: bool = False,
         devices: Devices = ALONE,
+        every: Every = TEN_MINUTES,
     ) -> None:
         self.console = console
         self.opener = opener
@@ -48,6 +52,7 @@ class RunMaker:
         self.save_adapter = save_adapter
         self.log_maps = log_maps
         self.devices = devices
+        self.every = Every() if log_maps else every
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
     def make(self, spec: RunSpec, others: Sequence[object] = ()) -> Record:
@@ -70,7 +75,7 @@ class RunMaker:
         if self.is_finished(files):  # by another process, in the meantime
             return read_record(files.record)
         if self.force:
-            files.checkpoint.unlink(missing_ok=True)
+            files.forget_progress()
         return None
 
     def _make_held(self, spec: RunSpec, opened: OpenedRun, others: Sequence[object]) -> Record:
@@ -80,7 +85,8 @@ class RunMaker:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
         early = [remark.note for remark in on_memory(opened.method, spec.options, opened.tasks)]
         self._warn(early)
-        record = execute_run(opened, backbone, [*self.watchers(spec), *others], self.save_adapter, audit, self.devices)
+        watchers = [*self.watchers(spec), *others]
+        record = execute_run(opened, backbone, watchers, self.save_adapter, audit, self.devices, self.every)
         self.console.print(f"{summarise(record)} -> {opened.files.record}", highlight=False)
         said = [*early, on_processes(self.devices.count)]
         self._warn([note for note in record.notes if note not in said])

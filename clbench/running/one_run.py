@@ -31,7 +31,7 @@ def run(
 ) -> Record:
     """Make one run, as `clbench run` does, and return its record; `run("rkif", order=4, epochs=1)`.
 
-    A finished run is not repeated, a killed one goes on after its last finished task. Progress is shown on stderr.
+    A finished run is not repeated, a killed one goes on, if its method can, within a task. Progress is shown on stderr.
 
     Args:
         method: its name (`clbench methods`).

@@ -18,6 +18,7 @@ from clbench.data.answer_scores import Metric, score_answers
 from clbench.data.tasks import Task
 from clbench.errors import ClbenchError, blame
 from clbench.hookspecs import hookimpl
+from clbench.learning.bookmarks import BookmarkError, random_states, set_random_states
 from clbench.learning.divergence import NotFiniteError, describe
 from clbench.learning.learner import Learner
 from clbench.records.files import RunFiles
@@ -28,7 +29,7 @@ from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.remarks import on_losses
 from clbench.settings import Settings
-from clbench.units import counted
+from clbench.units import Every, counted
 
 LOOKED_AT = 32  # training rows of a task whose loss before and after it is compared
 
@@ -67,6 +68,12 @@ class Run:
     hook: pluggy.HookRelay
     progress: Progress
     memory: PeakMemoryMeter
+    every: Every = field(default_factory=Every)  # how often it is written down while it is evaluated
+
+    def __post_init__(self) -> None:
+        self._count = self.every.counter()
+        self._learned_before: int | None = None  # the task that an earlier session learned, and did not wholly evaluate
+        self._random: Mapping[str, Any] = {}  # where it left the random generators
 
     @property
     def settings(self) -> Settings:
@@ -113,10 +120,16 @@ class Run:
         Raises:
             ClbenchError: the method fails, reports nothing, or leaves weights that are not finite.
         """
+        if self._learned_before == index and self._random:
+            self.learner.begin_task(index, task)
+            set_random_states(self._random, self.learner.device)
+            self._random = {}
+            return
+        self._learned_before = None
         some = task.train[:: max(1, len(task.train) // LOOKED_AT)][:LOOKED_AT]
         before = self.learner.passes.mean_loss(some)
         self.learner.begin_task(index, task)
-        begin = time.perf_counter()
+        self._count = self.every.counter()
         try:
             with self.blame(f"failed on task '{task.name}'"):
                 learned = self._learned(task)
@@ -125,22 +138,29 @@ class Run:
                 raise ClbenchError(
                     f"method '{self.method_name}' failed on task '{task.name}': {error.__cause__}"
                 ) from error
+            if isinstance(error.__cause__, BookmarkError):
+                raise ClbenchError(
+                    f"{self.files.bookmark}: method '{self.method_name}' cannot go on from there: {error.__cause__}; remove "
+                    f"it to learn task '{task.name}' anew"
+                ) from error
             raise
-        seconds = time.perf_counter() - begin - self.learner.cost.aside_seconds
-        self.progress.learn_seconds.append(round(seconds, 3))
+        self.progress.learn_seconds.append(round(self.learner.cost.learn_seconds, 3))
         self.progress.learned.append(learned)
         after, tokens = self.learner.passes.mean_loss(some), len(self.learner.tokenizer)
         self.progress.remarks += map(asdict, on_losses(task, self.learner.losses, before, after, tokens))
         self.progress.losses.append(loss_curve(self.learner.losses))
+        self._save_if_due(index)
 
     def _learned(self, task: Task) -> dict[str, float]:
         """Let the method learn a task; return what it reports.
 
         Raises:
+            BookmarkError: it was to go on from a step, and did not come there.
             NotFiniteError: it leaves weights that are not finite.
             TypeError: it reports nothing.
         """
         report = self.hook.learn_task(learner=self.learner, task=task)
+        self.learner.bookmarks.end_task()
         if report is None:
             raise TypeError("learn_task returned None; return a mapping of numbers, {} for nothing to report")
         learned = {str(name): float(value) for name, value in report.items()}
@@ -178,8 +198,10 @@ class Run:
         Raises:
             ClbenchError: the method fails or does not give one answer a question.
         """
-        seconds = []
+        seconds = self._begin_row(index)
         for j in which:
+            if self._learned_before == index and self.progress.scores[index][j] is not None:
+                continue
             task = self.tasks[j]
             begin = time.perf_counter()
             answers = self.ask(task)
@@ -189,13 +211,20 @@ class Run:
             self.progress.scores[index][j] = score
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
-        self.progress.evaluate_seconds.append(seconds)
+            self._save_if_due(index)
         for j in which if self.settings.verify_answers else ():
             task = self.tasks[j]
             metric, rows = self.metrics[task.metric], self.settings.verify_answers
             counts = count_disagreement(self.learner.asker, task, rows, metric, self.ask)
             if counts is not None:
                 self.progress.verified.append({"after": index, "task": task.name, **counts})
+
+    def _begin_row(self, index: int) -> list[float]:
+        """Return the seconds of a row of evaluations, which an earlier session may have begun."""
+        kept = self.progress.evaluate_seconds
+        if self._learned_before != index or len(kept) <= self.progress.done:
+            kept.append([])
+        return kept[-1]
 
     def ask(self, task: Task) -> list[str]:
         """Return the method's answers to a task's test questions.
@@ -240,6 +269,15 @@ class Run:
             ClbenchError: the method's state holds something that cannot be stored.
         """
         self.progress.done = index + 1
+        self._save()
+
+    def _save_if_due(self, index: int) -> None:
+        """Write the checkpoint from which the same command goes on with the evaluation after a task."""
+        if len(self.progress.learned) == index + 1 and self._count.is_due():
+            self._save()
+
+    def _save(self) -> None:
+        self._count = self.every.counter()
         self.note_memory()
         self.learner.devices.first_does(self._save_checkpoint)
 
@@ -248,9 +286,25 @@ class Run:
             "progress": asdict(self.progress),
             "weights": self.learner.weights.data,
             "method": state_of(self.method),
+            "random": random_states(self.learner.device),
         }
         try:
             save_checkpoint(self.files.checkpoint, content, self.opened.identity)
+        except TypeError as error:
+            raise ClbenchError(f"method '{self.method_name}': {error}") from error
+        self.files.bookmark.unlink(missing_ok=True)
+
+    def keep_bookmark(self, bookmark: dict[str, Any]) -> None:
+        """Write where the task that is being learned stands, from which the same command goes on.
+
+        Raises:
+            ClbenchError: the method keeps something that cannot be stored.
+        """
+        self._count = self.every.counter()
+        self.note_memory()
+        content = {"after": len(self.progress.learned), "peak_memory": self.progress.peak_memory, "bookmark": bookmark}
+        try:
+            save_checkpoint(self.files.bookmark, content, self.opened.identity)
         except TypeError as error:
             raise ClbenchError(f"method '{self.method_name}': {error}") from error
 
@@ -259,7 +313,19 @@ class Run:
         self.progress.peak_memory = max(self.progress.peak_memory, self.memory.read())
 
     def begin(self) -> None:
-        """Take up the checkpoint, if there is one, and put the trainable weights on the model."""
+        """Take up checkpoint and bookmark, where there are any, and put the trainable weights on the model."""
+        self._take_up_checkpoint()
+        if self.learner.bookmarks.are_taken and self.files.bookmark.exists():
+            path = self.files.bookmark
+            content = load_checkpoint(path, torch.device("cpu"), self.opened.identity)
+            try:
+                if content["after"] == len(self.progress.learned):  # otherwise a kill came before it was removed
+                    self.progress.peak_memory = max(self.progress.peak_memory, content["peak_memory"])
+                    self.learner.bookmarks.go_on_from(content["bookmark"])
+            except (KeyError, TypeError) as error:
+                raise damaged(path, error) from None
+
+    def _take_up_checkpoint(self) -> None:
         if not self.learner.devices.first_does(self.files.checkpoint.exists):
             with self.blame("failed to attach its weights"):
                 self.hook.attach(learner=self.learner)
@@ -271,6 +337,8 @@ class Run:
             raise damaged(
                 path, f"the method's state is {sorted(state_of(self.method))}, not {sorted(content['method'])}"
             )
+        if len(self.progress.learned) > self.progress.done:
+            self._learned_before, self._random = self.progress.done, content["random"]
         restore_state(self.method, content["method"])
         with self.blame("failed to attach its weights"):
             self.hook.attach(learner=self.learner)
@@ -291,9 +359,9 @@ def read_progress(path: Path, content: Mapping[str, Any], tasks: int) -> Progres
         if not 0 <= progress.done <= tasks:
             raise ValueError(f"{progress.done} of {tasks} tasks are done")
         _check_scores(progress.scores, tasks)
-        if not len(progress.learned) == len(progress.learn_seconds) == progress.done:
+        if not progress.done <= len(progress.learned) == len(progress.learn_seconds) <= progress.done + 1:
             raise ValueError(f"{len(progress.learned)} reports on {progress.done} tasks")
-        if any(int(row) >= progress.done for row in progress.answers):
+        if any(int(row) >= len(progress.learned) for row in progress.answers):
             raise ValueError("answers after a task that was not learned")
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from None

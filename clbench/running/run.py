@@ -36,6 +36,7 @@ from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, 
 from clbench.running.saved_learner import save_learner
 from clbench.running.watchers.tracker import Tracker
 from clbench.spec import PROTOCOL_VERSION
+from clbench.units import TEN_MINUTES, Every
 
 
 def execute_run(
@@ -45,6 +46,7 @@ def execute_run(
     save_adapter: bool = False,
     audit: Audit | None = None,
     devices: Devices = ALONE,
+    every: Every = TEN_MINUTES,
 ) -> Record:
     """Run one method on one stream, from its checkpoint if there is one; write and return the record.
 
@@ -53,9 +55,11 @@ def execute_run(
     Args:
         audit: the audit of the data, whose verdict is to be kept in the record.
         devices: the processes that share the run; the first one writes.
+        every: how often the run is written down within a task, if the method can go on from there; on several
+            devices, which would not agree on the time, never.
 
     Raises:
-        ClbenchError: the method or a setting fails; the checkpoint of the last finished task stays.
+        ClbenchError: the method or a setting fails; what was written down last stays.
     """
     settings, tasks, files = opened.settings, opened.tasks, opened.files
     for task in tasks:
@@ -70,7 +74,10 @@ def execute_run(
         learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
     check_texts_can_be_read(learner, tasks)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
-    run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device))
+    every = every if devices.count == 1 else Every()
+    run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device), every)
+    if every and opened.method.about.resumes_within_tasks:
+        learner.bookmarks.begin_taking(run.keep_bookmark, every)
     if devices.first:
         make_folder(files.folder)
     frozen, changed = Frozen.of(backbone.model), None
@@ -96,7 +103,7 @@ def _write(run: Run, save_adapter: bool, audit: Audit | None, changed: Sequence[
     if save_adapter:
         write_folder_atomically(files.adapter, partial(save_learner, run, record))
     files.write_record(record, _answer_rows(run))
-    files.checkpoint.unlink(missing_ok=True)
+    files.forget_progress()
     files.failure.unlink(missing_ok=True)
     return record
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,7 +83,7 @@ class Sweep:
         self._running: dict[RunSpec, SweepRun] = {}
         self._held: dict[SweepRun, float] = {}
         self._tries: Counter[SweepRun] = Counter()
-        self._reached: dict[SweepRun, int] = {}
+        self._reached: dict[SweepRun, list[int]] = {}
 
     def make(self, runs: Sequence[SweepRun], clock: Callable[[], float] = time.monotonic) -> dict[SweepRun, str]:
         """Make the runs; return those that failed, with their last lines."""
@@ -146,9 +147,10 @@ class Sweep:
             note_failure(run.files, outcome.text)
 
 
-def _mark(files: RunFiles) -> int:
-    """Return what changes when a checkpoint is written."""
-    try:
-        return files.checkpoint.stat().st_mtime_ns
-    except OSError:
-        return 0
+def _mark(files: RunFiles) -> list[int]:
+    """Return what changes when a checkpoint or a bookmark is written."""
+    found = []
+    for path in (files.checkpoint, files.bookmark):
+        with suppress(OSError):
+            found.append(path.stat().st_mtime_ns)
+    return found

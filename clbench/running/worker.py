@@ -23,19 +23,25 @@ from clbench.running.opening import RunOpener
 from clbench.running.study import StudySpec, open_study
 from clbench.running.tuning import tune
 from clbench.spec import RunSpec
+from clbench.units import TEN_MINUTES, Every
 
 LAST_LINES = 15  # of a traceback, kept of a failed run
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every worker of a sweep is told once. `threads` are for runs whose settings name no number; none: PyTorch's choice."""
+    """What every worker of a sweep is told once.
+
+    `threads` are for runs whose settings name no number (none: PyTorch's choice); `every` is how often a run is written down
+    within a task.
+    """
 
     results: str
     plugins: tuple[str, ...] = ()
     save_adapter: bool = False
     log_maps: bool = False
     threads: int | None = None
+    every: Every = TEN_MINUTES
     logs: LogSettings = field(default_factory=LogSettings)
 
     def is_done(self, files: RunFiles) -> bool:
@@ -62,7 +68,7 @@ class Worker:
         setup.logs.apply()
         opener = RunOpener(find_plugins(setup.plugins), Path(setup.results))
         console = Console(file=io.StringIO(), quiet=True)  # what there is to say, is in the outcome
-        self.maker = RunMaker(console, opener, False, setup.save_adapter, setup.log_maps)
+        self.maker = RunMaker(console, opener, False, setup.save_adapter, setup.log_maps, every=setup.every)
 
     def make(self, spec: RunSpec) -> Outcome:
         """Make one run, or the trials of a study, from its checkpoint if there is one, unless it is done."""

@@ -25,6 +25,11 @@ VARIANTS = [
     ("moelora", {"top_k": "1", "load_balance": "0.01"}),
 ]
 
+NOTES = {
+    "mtl": "learns in one phase: nothing to resume",
+    "l2": "goes on from the last finished task (About.resumes_within_tasks)",
+}
+
 
 def faults_of(plugins, name, given, backbone, forms=(), decoder=None):
     method = plugins.method(name)
@@ -41,9 +46,9 @@ def test_every_method_passes(backbone, llama, name, given):
     forms = () if given else ("decoder",)  # the others take twice as long; all of them are tested below
     faults, findings = faults_of(PLUGINS, name, given, backbone, forms, llama)
     assert not faults
-    assert len(findings) == 9 + len(forms)
+    assert len(findings) == 10 + len(forms)
     notes = [finding.note for finding in findings if finding.note]
-    assert notes == (["learns in one phase: nothing to resume"] if name == "mtl" else [])
+    assert notes == [NOTES[name]] if name in NOTES else not notes
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,12 @@ def test_a_method_that_bears_a_form_ill_is_told_so(backbone, llama, tmp_path, na
         ("asks_for_the_task", "answers need no task id", "16 of 16 answers change when the tasks' names are hidden"),
         ("forgets_average", "saved adapter", "the reloaded learner answers task 'sst-2' differently"),
         ("forgets_state", "stopped and resumed", "a run stopped in task 2 and resumed has other weights"),
+        ("forgets_steps", "stopped within a task", "a run stopped at step 9 of task 2 and resumed has other weights"),
+        (
+            "steps_by_hand",
+            "stopped within a task",
+            "says that it resumes within tasks, but its phases are not one loop each",
+        ),
     ],
 )
 def test_a_broken_method_fails_with_the_reason(backbone, name, check, reason):
@@ -118,10 +129,10 @@ def test_a_method_that_fails_says_why(backbone):
 def test_the_command_prints_a_table_and_sets_the_exit_code(clbench):
     passed = clbench("check-method", "l2", "--plugin", EXAMPLE_PLUGINS / "l2.py", "--set", "strength=0.1")
     assert passed.exit_code == 0, passed.output
-    assert passed.output.count("✓") == 9 + len(FORMS)
+    assert passed.output.count("✓") == 10 + len(FORMS)
     failed = clbench("check-method", "rate_zero", "--plugin", EXAMPLE_PLUGINS / "rate_zero.py")
     assert "bitsandbytes is not installed" in passed.output or find_spec("bitsandbytes")
     assert failed.exit_code == 1
-    assert failed.output.count("✓") == 8 + len(FORMS)
+    assert failed.output.count("✓") == 9 + len(FORMS)
     assert "never step above" in failed.output
     assert clbench("check-method", "nobody").exit_code == 2

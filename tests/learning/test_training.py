@@ -13,7 +13,12 @@ def begin(toy_tasks):
     def make(learner):
         told = []
         bench = Workbench(
-            learner.passes, learner.feed, learner.settings, learner.generator, lambda *of: told.append(of)
+            learner.passes,
+            learner.feed,
+            learner.settings,
+            learner.generator,
+            lambda *of: told.append(of),
+            learner.bookmarks,
         )
         return begin_training(bench, toy_tasks[0].train[:7], "adamw", None), told
 

@@ -28,7 +28,7 @@ from tests.torture.children import Ending, FileEvents, run
 
 SIZES = {
     "limit-train": 12, "limit-test": 4, "epochs": 1, "lora-targets": "q,v", "max-input": 96, "max-target": 8, "max-answer": 4,
-    "learning-rate": 1e-2, "lora-rank": 2, "threads": 1, "stream": "sst-2,agnews",
+    "learning-rate": 1e-2, "lora-rank": 2, "threads": 1, "stream": "sst-2,agnews", "checkpoint-every": "1 step",
 }  # fmt: skip
 SEEDS = (1, 2)
 

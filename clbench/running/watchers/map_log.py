@@ -39,12 +39,12 @@ class MapLog:
     def run_stream(self, run: Run) -> Generator[None, bool, bool]:
         """Take up the log of the tasks that are done, and write the file at the end."""
         self._run = run
-        if run.progress.done and LOG not in run.progress.logs:
+        if run.progress.learned and LOG not in run.progress.logs:
             raise ClbenchError(
                 f"{run.files.checkpoint}: begun without --log-maps; finish it without, or start anew with --force"
             )
         run.progress.logs.setdefault(LOG, {"tasks": [], "points": []})
-        self._rows = {task.name: some_rows(task) for task in run.tasks[: run.progress.done]}
+        self._rows = {task.name: some_rows(task) for task in run.tasks[: len(run.progress.learned)]}
         result = yield
         if run.learner.devices.first:
             write_maps(run.files.maps, self.maps(run))
