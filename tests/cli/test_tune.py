@@ -32,7 +32,7 @@ def test_from_trials_to_a_record_that_says_so(clbench, tiny_run) -> None:
     trials = [read_record(path) for path in Path("results/tuning").glob("*.json")]
     assert {trial.setting("evaluate_on") for trial in trials} == {"validation"}
     again = clbench("tune", "--method", "ewc", "--set", "decay=0.9", *flags, "--trials", 2)
-    assert "1 of 1 runs are done already" in again.stdout
+    assert "1 of 1 run is done already" in again.stdout
 
     run = clbench("run", "--method", "ewc", "--set", "decay=0.9", "--preset", "results/tuning/tuned.toml", *flags)
     assert run.exit_code == 0, run.output
