@@ -149,7 +149,7 @@ def test_options_are_parsed_by_type():
     ("name", "text", "message"),
     [
         ("flag", "yes", "option 'flag' of method 'typed' takes true or false, not 'yes'"),
-        ("count", "1.5", "option 'count' of method 'typed' takes a whole number, not '1.5'"),
+        ("count", "1.5", "option 'count' of method 'typed' takes a whole number of at most 10000, not '1.5'"),
         ("rate", "fast", "option 'rate' of method 'typed' takes a finite number, not 'fast'"),
         ("mode", "c", r"no choice for option 'mode' of method 'typed': 'c' \(known: a, b\)"),
         ("cuont", "1", "no option of method 'typed': 'cuont'; did you mean 'count'"),

@@ -97,7 +97,9 @@ def test_a_folder_that_is_no_backbone_is_one_line(clbench, tmp_path, tiny_folder
     vit = tmp_path / "vit"
     transformers.ViTConfig().save_pretrained(vit)
     expect_error(clbench(*run, "--backbone", vit), "is a vit model, which cannot write answers")
-    missing = "no backbone 'no/where': not 'mini', and neither a readable local folder nor a reachable hub id"
+    missing = (
+        "no backbone 'no/where' (not 'mini', no local folder, not in the hub's cache, and https://huggingface.co cannot"
+    )
     expect_error(clbench(*run, "--backbone", "no/where"), missing)
     (tmp_path / "empty").mkdir()
     expect_error(clbench(*run, "--backbone", tmp_path / "empty"), "the folder has no config.json")

@@ -28,7 +28,7 @@ def test_they_are_chosen_by_columns_of_the_runs_and_by_a_function():
     assert len(RECORDS.filter(epochs=6)) == 0
     assert {record.method.name for record in RECORDS.filter(**{"option.base": "lorareplay"})} == {"migu"}
     assert Records([]).filter(seed=1) == Records([])
-    with pytest.raises(ClbenchError, match=r"no column of the runs: 'metod'; did you mean 'method'\? .*learning_rate"):
+    with pytest.raises(ClbenchError, match=r"no column of the runs: 'metod'; did you mean 'method'"):
         RECORDS.filter(metod="ewc")
 
 

@@ -164,7 +164,7 @@ def test_a_failing_run_does_not_stop_the_others(tiny_suite, tmp_path):
     assert "failed: broken, sst-2, seed 1" in text
     assert "error: method 'broken' failed on task 'sst-2': ValueError: on purpose" in text
     assert "1 of 2 runs failed" in text
-    assert "Missing: 1 runs" in text
+    assert "Missing: 1 run" in text
     assert "No option of method 'seqlora': 'nix'" in text
 
 
@@ -249,7 +249,7 @@ def test_a_figure_is_drawn_at_the_end_from_maps_that_its_runs_log(tiny_suite, tm
     assert "missing" not in again.output
     assert (tmp_path / "results" / "figure5_toy.png").exists()
     maps.unlink()
-    assert "1 runs are missing" in tiny_suite("figure5", "--dry-run").output
+    assert "1 run is missing" in tiny_suite("figure5", "--dry-run").output
     assert json.loads(tiny_suite("figure4", "--dry-run", "--format", "json").output)[0]["done"] == 0
     none = tiny_suite("figure4", "--runs", 0)
     assert none.exit_code == 0

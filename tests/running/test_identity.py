@@ -1,6 +1,7 @@
 """A run's identity: another one whenever something that the run reads has changed, and then nothing is 'already finished'."""
 
 import shutil
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -66,6 +67,8 @@ def mine(tmp_path, monkeypatch):
     (folder / "deeper.py").write_text("")
     (folder / "other.py").write_text("")
     monkeypatch.syspath_prepend(folder)
+    for name in ("helper", "deeper", "other"):  # of another test's folder
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return folder / "mine.py"
 
 
@@ -135,6 +138,7 @@ def test_the_digest_of_a_backbone(tiny_folder, tmp_path, monkeypatch):
     (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
     assert backbone_digest(str(copy)) != backbone_digest(str(tiny_folder))
     snapshot = tmp_path / "snapshots" / "0ddba11" / "config.json"
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *words, **named: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: str(snapshot))
     assert backbone_digest("their/model") == "hub commit 0ddba11"
 

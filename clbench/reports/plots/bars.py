@@ -89,7 +89,8 @@ def time(series: Sequence[Series]) -> Figure:
     """Draw the time of one epoch, mean over tasks: a panel a group (stream, recipe, backbone), a bar a series."""
     blocks = [block_of(group, ("minutes_per_epoch",), series) for group in groups_of(series)]
     unit, factor = "minutes", 1
-    if np.nanmedian(np.concatenate([block.means for block in blocks])) < SHORT:
+    known = np.concatenate([block.means for block in blocks])
+    if np.median(known[np.isfinite(known)] if np.isfinite(known).any() else [0.0]) < SHORT:
         unit, factor = "seconds", 60
     scaled = [
         Block(block.title, block.names, block.panels, factor * block.means, factor * block.spreads, block.pale)
