@@ -82,6 +82,9 @@ class Steps:
     def groups(self):
         yield from ([batch] for batch in self.batches)
 
+    def keep(self, *held):
+        """What a bookmark would hold: no run is stopped here."""
+
     def supply(self, gradient, loss):
         self.supplied.append(gradient.clone())
 
