@@ -51,7 +51,15 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
 
 def test_every_command_has_json_but_those_that_write_a_file():
     silent = {words for words, one in commands(main).items() if not any(param.name == "style" for param in one.params)}
-    assert silent == {("sweep",), ("sweep", "new"), ("streams", "new"), ("report",), ("predict",), ("export",), ("tune",)}
+    assert silent == {
+        ("sweep",),
+        ("sweep", "new"),
+        ("streams", "new"),
+        ("report",),
+        ("predict",),
+        ("export",),
+        ("tune",),
+    }
 
 
 def test_a_run_is_told_as_json(clbench, tiny_run):
