@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clbench.errors import ClbenchError, one_line
 
+BEGUN = ".begun"  # in a folder that is being written
 LEFTOVER = ".tmp"  # how the names end of what a kill can leave behind
 
 
@@ -48,7 +49,10 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object]) -> None
     temporary = _temporary(path)
     try:
         temporary.mkdir()
+        mark = temporary / BEGUN
+        mark.touch()
         write(temporary)
+        mark.unlink()  # gone where the folder was removed meanwhile: what writes may have made it again, without what it held
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise ClbenchError(f"{path}: a link or a file stands where a folder is to be written; remove it")
         shutil.rmtree(path, ignore_errors=True)

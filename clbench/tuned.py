@@ -90,7 +90,7 @@ def read_tuned(path: Path) -> list[Tuned]:
         return msgspec.convert(tomllib.loads(path.read_text("utf-8")), _File).tuned
     except FileNotFoundError:
         raise ClbenchError(f"no tuned preset '{path}'; `clbench tune --output {path}` makes one") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise ClbenchError(f"tuned preset '{path}': {' '.join(str(error).split())}") from None
 
 

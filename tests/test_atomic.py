@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_a_folder_replaces_an_older_one(tmp_path):
     for text in ("old", "new"):
         write_folder_atomically(tmp_path / "a", lambda temporary, text=text: (temporary / text).write_text(text))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+
+
+def test_a_folder_that_vanishes_while_it_is_written_is_not_taken_for_whole(tmp_path):
+    def write(temporary):
+        (temporary / "first").write_text("x")
+        shutil.rmtree(temporary)
+        temporary.mkdir()  # as many a library does
+        (temporary / "second").write_text("y")
+
+    with pytest.raises(ClbenchError, match="a: cannot be written: No such file"):
+        write_folder_atomically(tmp_path / "a", write)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path):

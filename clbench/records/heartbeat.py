@@ -68,7 +68,7 @@ def read_beat(files: RunFiles) -> Beat | None:
     """Return a run's last beat, if its process lives."""
     try:
         beat = msgspec.json.decode(read_file(files.heartbeat), type=Beat)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     return beat if beat.is_alive else None
 

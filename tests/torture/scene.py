@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import itertools
 import json
 import os
 import re
@@ -33,6 +34,7 @@ SIZES = {
     "learning-rate": 1e-2, "lora-rank": 2, "threads": 1, "stream": "sst-2,agnews", "checkpoint-every": "1 step",
 }  # fmt: skip
 SEEDS = (1, 2)
+MADE = itertools.count(1)  # folders, whatever scene they are of: a copy of one would count anew
 
 
 class Scene:
@@ -45,7 +47,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         os.environ.update({"HF_HUB_OFFLINE": "1", "CLBENCH_CACHE": "none", "COLUMNS": "200"})
         torch.set_num_threads(1)
-        self.folder, self._made = folder, 0
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.tiny = save_tiny_t5(folder / "t5", vocabulary=400)
         backbone = load_backbone(str(self.tiny), "cpu")
@@ -102,8 +104,7 @@ class Scene:
 
     def new_folder(self) -> Path:
         """Return the path of a folder that there is not."""
-        self._made += 1
-        return self.folder / f"f{os.getpid()}-{self._made}"  # two processes may share a scene
+        return self.folder / f"f{os.getpid()}-{next(MADE)}"  # processes share a scene, and one may do several kinds
 
     def words(self, results: Path, *more: str, seeds: str = "1,", method: str = "lorareplay") -> list[str]:
         """Return the words of the run."""
