@@ -348,6 +348,8 @@ def values_of(option: Option) -> st.SearchStrategy:
             allow_nan=False, allow_infinity=False,
         ),
     }  # fmt: skip
+    if option.optional:
+        kinds[str] = kinds[str].filter(lambda text: text.lower() != "none")  # how nothing is written
     strategies = [kinds[kind] for kind in option.types] + ([st.sampled_from(option.choices)] if option.choices else [])
     return st.one_of(*strategies, *([st.none()] if option.optional else []))
 
