@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -33,10 +33,6 @@ from clbench.settings import Settings, list_settings, settle_settings
 from clbench.spec import make_spec
 from clbench.terminal import Terminal, json_text, say
 from clbench.units import Every, counted
-
-if TYPE_CHECKING:
-    from clbench.running.opening import RunOpener
-    from clbench.spec import RunSpec
 
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
@@ -145,6 +141,8 @@ def run(
     if only_show:
         show_config(console, ctx, specs[0], preset, style)
         return
+    from clbench.records.collection import run_rows
+    from clbench.records.files import RunFiles
     from clbench.running.opening import RunOpener
 
     devices = ctx.obj.devices
@@ -162,27 +160,22 @@ def run(
     from clbench.running.maker import RunMaker
 
     maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE, checkpoint_every)
-    if len(specs) == 1:
-        maker.make(specs[0])
-    failures = maker.make_all(specs) if len(specs) > 1 else {}
+    made, failures = maker.make_all(specs) if len(specs) > 1 else ([maker.make(specs[0])], {})
     if devices is not None and not devices.first:
         return
+    paths = [RunFiles(results, record.name).record for record in made]
     if style == "json":
-        say(json_text(_made(specs, opener)))
-    elif len(failures) < len(specs):
+        say(json_text([{"record": str(p), **row} for p, one in zip(paths, made, strict=True) for row in run_rows(one)]))
+    elif made:
         show_leaderboard(console, results, chosen[0].family if len({s.family for s in chosen}) == 1 else None)
+    for path in paths:
+        if not path.exists():
+            raise ClbenchError(
+                f"{path}: this record was written, and removed by another program; run the command again"
+            )
     if failures:
         why, error = next(iter(failures.items()))
         raise ClbenchError(f"{len(failures)} of {counted(len(specs), 'run')} failed; the first: {why}") from error
-
-
-def _made(specs: Sequence[RunSpec], opener: RunOpener) -> list[dict[str, Any]]:
-    """Return a row for each of the runs that has a record, as `Records.rows` has it, and where the record lies."""
-    from clbench.records.collection import run_rows
-    from clbench.records.files import read_record
-
-    paths = [path for spec in specs if (path := opener.open(spec).files.record).exists()]
-    return [{"record": str(path), **row} for path in paths for row in run_rows(read_record(path))]
 
 
 def choose_streams(order: str | None, stream: str | None) -> list[Stream]:

@@ -20,13 +20,15 @@ class Question:
     """A question's way through a run.
 
     Attributes:
-        row: its number among the task's test rows.
+        row: its number among the task's test rows in the run.
+        id: its row in the task's data; empty in a record of clbench 0.1.
         right: whether the answer was right, by the number of the task learned last, from when its own task was learned.
         accepted: the answers that count as right.
         answers: what was answered, by the same numbers.
     """
 
     row: int
+    id: str
     right: Mapping[int, bool]
     accepted: tuple[str, ...]
     answers: Mapping[int, str]
@@ -55,23 +57,30 @@ def questions_of(record: Record, cells: Cells, known: Mapping[str, Metric] = MET
     Raises:
         ClbenchError: the metric of a task is not known.
     """
-    found = []
-    for number, task in enumerate(record.tasks):
-        asked = {after: cells[after, number] for after in range(number, len(record.tasks)) if (after, number) in cells}
-        right = {
-            after: [s >= RIGHT for s in scores_of(answers, task.metric, known)] for after, answers in asked.items()
-        }
-        of_task = [
-            Question(
-                row,
-                {after: marks[row] for after, marks in right.items()},
-                asked[next(iter(asked))][row].accepted,
-                {after: answers[row].text for after, answers in asked.items()},
-            )
-            for row in range(len(next(iter(asked.values()), ())))
-        ]
-        found.append(of_task)
-    return found
+    return [questions_of_task(record, number, cells, known) for number in range(len(record.tasks))]
+
+
+def questions_of_task(
+    record: Record, number: int, cells: Cells, known: Mapping[str, Metric] = METRICS
+) -> list[Question]:
+    """Return the questions of one task of a run, in their order.
+
+    Raises:
+        ClbenchError: the metric of the task is not known.
+    """
+    asked = {after: cells[after, number] for after in range(number, len(record.tasks)) if (after, number) in cells}
+    metric = record.tasks[number].metric
+    right = {after: [s >= RIGHT for s in scores_of(answers, metric, known)] for after, answers in asked.items()}
+    return [
+        Question(
+            row,
+            first.id,
+            {after: marks[row] for after, marks in right.items()},
+            first.accepted,
+            {after: answers[row].text for after, answers in asked.items()},
+        )
+        for row, first in enumerate(next(iter(asked.values()), ()))
+    ]
 
 
 def count_fates(questions: Sequence[Question]) -> dict[Fate, int]:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from clbench.data.answer_scores import FULL, METRICS, Metric
 from clbench.data.text_forms import is_empty
 from clbench.errors import ClbenchError
-from clbench.records.answers import Answer, Cells, scores_of
+from clbench.records.answers import Cells
+from clbench.records.fates import Question, questions_of_task
 from clbench.records.record import Record, TaskInfo
 from clbench.reports.tables import Sheet
 
@@ -127,8 +128,8 @@ def explain(record: Record, cells: Cells, known: Mapping[str, Metric] = METRICS)
         elif (number, number) not in cells or (end, number) not in cells:
             left_out.append(f"{task.name}: not asked right after learning it, or not at the end")
         else:
-            rows = {i: cells[i, number] for i in range(number, end + 1) if (i, number) in cells}
-            found.append(_of_task(record, number, rows, len(labels[task.name]), classify, known))
+            questions = questions_of_task(record, number, cells, known)
+            found.append(_of_task(record.tasks, number, questions, len(labels[task.name]), classify))
     if not found:
         raise ClbenchError(
             f"the answers of '{record.name}' tell nothing of forgetting ({'; '.join(left_out) or 'one task'})"
@@ -168,28 +169,20 @@ def _classifier(
 
 
 def _of_task(
-    record: Record,
-    number: int,
-    rows: Mapping[int, Sequence[Answer]],
-    labels: int,
-    classify: Classify,
-    known: Mapping[str, Metric],
+    tasks: Sequence[TaskInfo], number: int, questions: Sequence[Question], labels: int, classify: Classify
 ) -> TaskForgetting:
-    """Return what became of one task's questions, from the answers after each task in which they are stored."""
-    task, names = record.tasks[number], [one.name for one in record.tasks]
-    right = {i: [score >= FULL for score in scores_of(answers, task.metric, known)] for i, answers in rows.items()}
-    evaluated, lost, last = sorted(rows), [], rows[max(rows)]
-    first, final = right[evaluated[0]], right[evaluated[-1]]
-    for row, answer in enumerate(last):
-        if not first[row] or final[row]:
+    """Return what became of the questions of one of the tasks."""
+    own, end, lost = tasks[number].name, len(tasks) - 1, []
+    for question in questions:
+        if question.lost_after is None or not question.right[number]:
             continue
-        place = max(at for at, i in enumerate(evaluated) if right[i][row])
-        before, after = evaluated[place : place + 2]
-        kind, of = classify(task.name, answer.text)
-        by = names[after] if after == before + 1 else None
-        lost.append(LostQuestion(row, answer.id, answer.accepted[0], answer.text, kind, of, by))
-    gained = sum(now and not then for then, now in zip(first, final, strict=True))
-    return TaskForgetting(task.name, len(last), sum(first), gained, tuple(lost), labels)
+        before, after = question.lost_after
+        kind, of = classify(own, question.answers[end])
+        by = tasks[after].name if after == before + 1 else None
+        lost.append(LostQuestion(question.row, question.id, question.accepted[0], question.answers[end], kind, of, by))
+    right = sum(question.right[number] for question in questions)
+    gained = sum(question.right[end] and not question.right[number] for question in questions)
+    return TaskForgetting(own, len(questions), right, gained, tuple(lost), labels)
 
 
 def with_second_answers(explanation: Explanation, right: Mapping[str, Sequence[bool]]) -> Explanation:

@@ -133,20 +133,25 @@ class RunMaker:
         moving = self.console.is_terminal or self.console.is_jupyter
         return [ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec)), *maps]
 
-    def make_all(self, specs: Sequence[RunSpec]) -> dict[str, Exception]:
-        """Make the runs one after another; say why one failed and go on with the next. Return what failed, and its error."""
+    def make_all(self, specs: Sequence[RunSpec]) -> tuple[list[Record], dict[str, Exception]]:
+        """Make the runs one after another; say why one failed and go on with the next.
+
+        Returns:
+            The records of those made, and of the others what failed, with its error.
+        """
+        made: list[Record] = []
         failures: dict[str, Exception] = {}
         for number, spec in enumerate(specs, 1):
             self.console.print(f"run {number} of {len(specs)}", highlight=False)
             try:
-                self.make(spec)
+                made.append(self.make(spec))
             except Exception as error:  # the other runs do not depend on this one
                 if self.devices.count > 1:  # but no process can go on alone
                     raise
                 text = f"{spec}: {error if isinstance(error, ClbenchError) else one_line(error)}"
                 failures[text] = error
                 self.console.print(f"failed: {text}", style="red", highlight=False, markup=False)
-        return failures
+        return made, failures
 
 
 def check_devices(opened: OpenedRun, devices: Devices) -> None:

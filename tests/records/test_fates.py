@@ -11,7 +11,7 @@ from tests.records.examples import record
 
 
 def asked(right):
-    return Question(0, dict(enumerate(right)), ("a",), {})
+    return Question(0, "", dict(enumerate(right)), ("a",), {})
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_fates(right, fate, lost_after):
 
 
 def test_a_question_that_was_not_asked_in_between_was_lost_within_a_span():
-    assert Question(0, {1: True, 4: False}, ("a",), {}).lost_after == (1, 4)
+    assert Question(0, "", {1: True, 4: False}, ("a",), {}).lost_after == (1, 4)
 
 
 def test_answers_before_a_task_was_learned_do_not_count():
