@@ -222,3 +222,14 @@ def test_doctor_ends_with_what_stays(clbench, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]  # not clbench's: it stays
     (tmp_path / "notes.json").unlink()
     assert clbench("doctor", tmp_path).exit_code == 0
+
+
+def test_a_record_that_is_removed_before_the_command_ends_is_missed(clbench, tiny_run, tmp_path, monkeypatch):
+    def show(console, results, family):
+        for path in results.glob("*.json"):
+            path.unlink()
+
+    monkeypatch.setattr("clbench.cli.run.show_leaderboard", show)
+    result = clbench(*tiny_run, "--stream", "sst-2", "--method", "seqlora", "--results", tmp_path)
+    assert result.exit_code == 2
+    assert "this record was written, and removed by another program" in result.output
