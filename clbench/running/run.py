@@ -62,17 +62,11 @@ def execute_run(
         ClbenchError: the method or a setting fails; what was written down last stays.
     """
     settings, tasks, files = opened.settings, opened.tasks, opened.files
-    for task in tasks:
-        check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
-        check_labels_can_be_written(task, opened.plugins.metrics[task.metric], backbone)
     heartbeat = Heartbeat(files)
     core = [DefaultProtocol(), CostMeter(opened.instance), Tracker([heartbeat.note] if devices.first else [])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks), devices=devices)
-    choosing = settings.answers == "labels" or settings.verify_answers > 0
-    for task in (task for task in tasks if choosing and task.labels):
-        learner.asker.trie(task.labels)  # labels that cannot be told apart are refused before anything is learned
-    check_texts_can_be_read(learner, tasks)
+    _check_tasks(opened, learner)
     empty = Progress([[None] * len(tasks) for _ in tasks], started=_now())
     every = every if devices.count == 1 else Every()
     run = Run(opened, learner, manager.hook, empty, PeakMemoryMeter(learner.device), every)
@@ -94,6 +88,16 @@ def execute_run(
         learner.attached.detach()
         backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
     return record
+
+
+def _check_tasks(opened: OpenedRun, learner: Learner) -> None:
+    """Refuse, before anything is learned, labels and texts that the backbone cannot read, write or tell apart."""
+    for task in opened.tasks:
+        check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
+        check_labels_can_be_written(task, opened.plugins.metrics[task.metric], learner.backbone)
+        if task.labels and (opened.settings.answers == "labels" or opened.settings.verify_answers > 0):
+            learner.asker.trie(task.labels)
+    check_texts_can_be_read(learner, opened.tasks)
 
 
 def _write(run: Run, save_adapter: bool, audit: Audit | None, changed: Sequence[str]) -> Record:
