@@ -5,6 +5,7 @@ Such a file is a preset: `clbench run --preset FILE.toml`, `preset = "FILE.toml"
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from clbench.atomic import make_folder, write_atomically
 from clbench.errors import ClbenchError, unknown
 from clbench.options import format_value
 
@@ -115,3 +117,50 @@ def find_tuned(path: Path, method: str, options: Mapping[str, Any]) -> Tuned:
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return values as the texts that stand for them on the command line, as they are compared."""
     return {name: format_value(value) for name, value in values.items()}
+
+
+def write_tuned(path: Path, found: Tuned) -> None:
+    """Write what was found into a tuned preset, in the place of what it had of the same method and given options.
+
+    Raises:
+        ClbenchError: it cannot be written, or what is there is none.
+    """
+    from filelock import FileLock  # of the extra `tune`, as is tomlkit
+
+    make_folder(path.absolute().parent)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        others = read_tuned(path) if path.exists() else []
+        same = (found.method, texts(found.fixed))
+        kept = [one for one in others if (one.method, texts(one.fixed)) != same]
+        kept = sorted([*kept, found], key=lambda one: (one.method, json.dumps(texts(one.fixed))))
+        content = "\n".join(_table(_without_none(msgspec.to_builtins(one))) for one in kept)
+        head = '# Written by `clbench tune`. A preset: clbench run --preset THIS.toml; in a grid: preset = "THIS.toml".\n\n'
+        write_atomically(path, lambda temporary: temporary.write_text(head + content, "utf-8"))
+
+
+def _table(entry: Mapping[str, Any]) -> str:
+    """Return what was tuned of one method as TOML: a line for each value, and for each trial."""
+    import tomlkit
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        inline = tomlkit.inline_table()
+        inline.update({name: plain(inside) for name, inside in value.items()})
+        return inline
+
+    history = tomlkit.array().multiline(True)
+    history.extend(plain(trial) for trial in entry["history"])
+    values = {name: plain(value) for name, value in entry.items()}
+    return "[[tuned]]\n" + tomlkit.dumps({**values, "history": history})
+
+
+def _without_none(value: Any, in_place: str | None = None) -> Any:
+    """Return a value as TOML can say it: none as the text 'none' among options, and left out elsewhere."""
+    if isinstance(value, dict):
+        inside = {name: "none" if name in ("values", "options", "settings", "fixed") else in_place for name in value}
+        made = {name: _without_none(one, inside[name]) for name, one in value.items()}
+        return {name: one for name, one in made.items() if one is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(one, in_place) for one in value]
+    return in_place if value is None else value

@@ -7,7 +7,6 @@ for the next trial is decided by a lock, who makes a run by the run's own.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -17,7 +16,7 @@ from functools import partial
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from clbench.atomic import make_folder, write_atomically
+from clbench.atomic import make_folder
 from clbench.discovery import Method
 from clbench.errors import ClbenchError, RunHeldError
 from clbench.learning.divergence import NotFiniteError
@@ -29,7 +28,7 @@ from clbench.running.study import OPTION, Axis, StudyFiles, StudySpec, open_stud
 from clbench.running.watchers.pruning import PrunedError, Pruning, reached
 from clbench.seeds import derive_seed
 from clbench.spec import PROTOCOL_VERSION, RunSpec, Value
-from clbench.tuned import Budget, Trial, Tuned, read_tuned, texts
+from clbench.tuned import Budget, Trial, Tuned, write_tuned
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +67,7 @@ def tune(spec: StudySpec, maker: RunMaker) -> str:
         else:
             study.make(trial)
     found = study.result()
-    write_tuned(study.files, found)
+    write_tuned(study.files.output, found)
     return f"{spec}: {found.score:.2f}, the best of {len(found.history)} trials"
 
 
@@ -331,48 +330,3 @@ def _in_history(trial: optuna.trial.FrozenTrial) -> Trial:
         values=kept["values"],
         note=kept["note"],
     )
-
-
-def write_tuned(files: StudyFiles, found: Tuned) -> None:
-    """Write what was found into the tuned preset, in the place of what it had of the same method and given options."""
-    import msgspec
-    from filelock import FileLock
-
-    path = files.output
-    make_folder(path.absolute().parent)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        others = read_tuned(path) if path.exists() else []
-        same = (found.method, texts(found.fixed))
-        kept = [one for one in others if (one.method, texts(one.fixed)) != same]
-        kept = sorted([*kept, found], key=lambda one: (one.method, json.dumps(texts(one.fixed))))
-        content = "\n".join(_table(_without_none(msgspec.to_builtins(one))) for one in kept)
-        head = '# Written by `clbench tune`. A preset: clbench run --preset THIS.toml; in a grid: preset = "THIS.toml".\n\n'
-        write_atomically(path, lambda temporary: temporary.write_text(head + content, "utf-8"))
-
-
-def _table(entry: Mapping[str, Any]) -> str:
-    """Return what was tuned of one method as TOML: a line for each value, and for each trial."""
-    import tomlkit
-
-    def plain(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        inline = tomlkit.inline_table()
-        inline.update({name: plain(inside) for name, inside in value.items()})
-        return inline
-
-    history = tomlkit.array().multiline(True)
-    history.extend(plain(trial) for trial in entry["history"])
-    values = {name: plain(value) for name, value in entry.items()}
-    return "[[tuned]]\n" + tomlkit.dumps({**values, "history": history})
-
-
-def _without_none(value: Any, in_place: str | None = None) -> Any:
-    """Return a value as TOML can say it: none as the text 'none' among options, and left out elsewhere."""
-    if isinstance(value, dict):
-        inside = {name: "none" if name in ("values", "options", "settings", "fixed") else in_place for name in value}
-        made = {name: _without_none(one, inside[name]) for name, one in value.items()}
-        return {name: one for name, one in made.items() if one is not None}
-    if isinstance(value, (list, tuple)):
-        return [_without_none(one, in_place) for one in value]
-    return in_place if value is None else value
