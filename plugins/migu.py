@@ -4,9 +4,10 @@ At each step only those rows of A and B are updated whose outputs are large for 
 x A, a row of B by the whole layer's output x W + scaling * x A B, each by its sum of absolute values over the tokens. Of d
 rows of a matrix the floor(frozen * d) smallest stay. `base=lorareplay` trains on the memory as well, as LoRAReplay does.
 
-The paper's rows "LoRA + MIGU" and "LoRAReplay + MIGU" are `base=seqlora` and `base=lorareplay`. Like the released code, the
-sums include padding, the mask comes before clipping, and the first task is learned without it. `frozen` is the paper's best by
-default; what validation rows chose for the embedded backbone, 0.5 and with replay 0.2, is in docs/results.md.
+The paper's rows "LoRA + MIGU", "OIncLoRA + MIGU" and "LoRAReplay + MIGU" are `base=seqlora`, `base=olora` (its new block is
+masked, after O-LoRA's penalty has joined the gradient) and `base=lorareplay`. Like the released code, the sums include padding,
+the mask comes before clipping, and the first task is learned without it. `frozen` is the paper's best by default; what
+validation rows chose for the embedded backbone, 0.5 and with replay 0.2, is in docs/results.md.
 """
 
 from collections import defaultdict
@@ -16,14 +17,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clbench import About, Learner, Memory, OnlyIf, Ratio, Search, Task, Training, hookimpl
 
-FROZEN = {"seqlora": 0.7, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
+from .olora import OLoRA  # mypy knows this folder by another name
+
+FROZEN = {"seqlora": 0.7, "olora": 0.05, "lorareplay": 0.4}  # the paper's best, Section 5 and App. A
 
 
 @hookimpl
@@ -33,12 +36,15 @@ def methods() -> dict[str, type]:
 
 @dataclass(eq=False)
 class MIGU:
-    """Update only the LoRA rows whose outputs are large for the current batch; alone or with replay."""
+    """Update only the LoRA rows whose outputs are large for the current batch; alone, in orthogonal blocks, or with replay."""
 
-    base: Annotated[Literal["seqlora", "lorareplay"], "the new task alone, or together with a memory"] = "seqlora"
+    base: Annotated[
+        Literal["seqlora", "olora", "lorareplay"],
+        "the new task alone, in a block of its own, or together with a memory",
+    ] = "seqlora"
     frozen: Annotated[
         float | None,
-        "T: part of each matrix's rows that a step leaves; none: 0.7, with replay 0.4 (paper)",
+        "T: part of each matrix's rows that a step leaves; none: 0.7, on olora 0.05, with replay 0.4 (paper)",
         Interval(ge=0, lt=1),
         Search(0.05, 0.95),
     ] = None
@@ -49,6 +55,13 @@ class MIGU:
         OnlyIf(base="lorareplay"),
         Search(0.005, 0.1, log=True),
     ] = 0.02
+    lambda1: Annotated[
+        float,
+        "weight of the orthogonality of the blocks' A",
+        Ge(0),
+        OnlyIf(base="olora"),
+        Search(0.01, 10.0, log=True),
+    ] = 0.5
     skip_first_task: Annotated[bool, "learn the first task without masks (release)"] = True
     rule: Annotated[Literal["count", "quantile"], "floor(T d) smallest, or those below the quantile T (release)"] = (
         "count"
@@ -58,6 +71,7 @@ class MIGU:
         Literal["gradient", "update"], "the mask zeroes the gradient, or the step (AdamW's momentum included)"
     ] = "gradient"
     memory: Memory = field(default_factory=Memory, init=False)
+    past: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
 
@@ -67,7 +81,16 @@ class MIGU:
         return FROZEN[self.base] if self.frozen is None else self.frozen
 
     @hookimpl
+    def attach(self, learner: Learner) -> bool | None:
+        if self.base != "olora":
+            return None
+        learner.attached.add_blocks(self.past)
+        return True
+
+    @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
+        if self.base == "olora" and learner.task_index > 0:
+            self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         training = learner.training(task.train + self.memory.examples)
         if learner.task_index == 0 and self.skip_first_task:
             for batch in training:
@@ -82,11 +105,15 @@ class MIGU:
     def learn_masked(self, learner: Learner, training: Training, magnitudes: "Magnitudes") -> None:
         """Train with a new mask at each step."""
         weights, devices = learner.weights, learner.devices
+        orthogonal = OLoRA(self.lambda1)
+        orthogonal.past = self.past
+        positions = learner.attached.blocks.positions(weights) if self.past else {}
         for batch in training:
             magnitudes.counting = batch.share > 0  # else the rows are another device's
             training.backward(learner.loss(batch))
             if not training.due:
                 continue
+            orthogonal.add_gradient(weights.data, positions, weights.grad)
             magnitudes.sums.copy_(devices.add_up(magnitudes.sums))
             mask = magnitudes.mask(self.keep)
             if self.rows == "random":

@@ -9,6 +9,7 @@ from clbench.data.sources import load_tasks
 from clbench.data.streams import find_stream
 from clbench.plugins.lorareplay import LoRAReplay
 from clbench.plugins.migu import MIGU, Magnitudes
+from clbench.plugins.olora import OLoRA
 from clbench.plugins.seqlora import SeqLoRA
 
 
@@ -32,13 +33,17 @@ def magnitudes_of(learner, rows):
     return magnitudes
 
 
-@pytest.mark.parametrize("base", [SeqLoRA(), LoRAReplay(memory_ratio=0.25)], ids=["seqlora", "lorareplay"])
-def test_nothing_frozen_is_the_base_bitwise(make_learner, toy_tasks, base):
-    name = "seqlora" if isinstance(base, SeqLoRA) else "lorareplay"
-    plain, _ = learn(make_learner(), toy_tasks, base)
-    ends = [
-        learn(make_learner(), toy_tasks, MIGU(base=name, frozen=frozen, memory_ratio=0.25))[0] for frozen in (0.0, 0.7)
-    ]
+BASES = {"seqlora": SeqLoRA, "olora": OLoRA, "lorareplay": lambda: LoRAReplay(memory_ratio=0.25)}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_nothing_frozen_is_the_base_bitwise(make_learner, toy_tasks, name):
+    def end(method):
+        learner = make_learner(method.attach) if name == "olora" else make_learner()
+        return learn(learner, toy_tasks, method)[0]
+
+    plain = end(BASES[name]())
+    ends = [end(MIGU(base=name, frozen=frozen, memory_ratio=0.25)) for frozen in (0.0, 0.7)]
     assert torch.equal(ends[0], plain)
     assert not torch.equal(ends[1], plain)
 
@@ -200,3 +205,19 @@ def test_the_first_task_is_plain_unless_asked_and_replay_remembers(make_learner,
     assert not torch.equal(learn(make_learner(), toy_tasks[:1], MIGU(skip_first_task=False))[0], plain)
     assert learn(make_learner(), toy_tasks, MIGU())[1]["remembered"] == 0
     assert learn(make_learner(), toy_tasks, MIGU(base="lorareplay", memory_ratio=0.25))[1]["remembered"] == 12
+
+
+def test_on_olora_only_the_new_block_has_masks_and_the_first_task_is_olora(make_learner, toy_tasks):
+    def end(method, tasks):
+        learner = make_learner(method.attach)
+        learn(learner, tasks, method)
+        return learner.weights.copy(), method.past
+
+    assert MIGU(base="olora").part == 0.05
+    plain, _ = end(OLoRA(), toy_tasks[:1])
+    assert torch.equal(end(MIGU(base="olora", frozen=0.7), toy_tasks[:1])[0], plain)
+    masked, past = end(MIGU(base="olora", frozen=0.7), toy_tasks[:2])
+    assert len(masked) == len(plain)  # the weights are the new block's
+    assert all(torch.equal(past[key], tensor) for key, tensor in end(OLoRA(), toy_tasks[:2])[1].items())
+    free, _ = end(MIGU(base="olora", frozen=0.7, lambda1=0.0), toy_tasks[:2])
+    assert not torch.equal(free, masked)  # the penalty is part of the gradient
