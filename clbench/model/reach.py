@@ -16,9 +16,10 @@ from clbench.model.backbone import Backbone
 
 
 def check_reach(backbone: Backbone, rows: Sequence[Encoded], answers: Sequence[int]) -> None:
-    """Check that a backbone can read rows, and answer them. One pass of the longest text shows whether it is too long.
+    """Check that a model can read rows, and answer them, with all that a method has put on it: soft prompts count too.
 
-    Without this, a run ends in the middle in "index out of range in self"; on a GPU, the process is of no more use then.
+    One pass of the longest text shows whether it is too long. Without it, a run ends in the middle in "index out of range in
+    self"; on a GPU, the process is of no more use then.
 
     Args:
         answers: for each row, how many tokens its answer may have.
@@ -31,21 +32,28 @@ def check_reach(backbone: Backbone, rows: Sequence[Encoded], answers: Sequence[i
     most = [max(len(row.labels), answer) for row, answer in zip(rows, answers, strict=True)]
     lengths = [len(row.input_ids) + most[i] * decoder for i, row in enumerate(rows)]
     longest = max(range(len(rows)), key=lengths.__getitem__)
-    inputs = {"input_ids": _text(rows[longest], lengths[longest], backbone)}
-    if not decoder:
-        inputs["decoder_input_ids"] = _text(rows[longest], max(most), backbone)
+    prompt, answer = len(rows[longest].input_ids), most[longest] if decoder else max(most)
+    ids = _text(rows[longest], prompt, backbone)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs["labels" if decoder else "decoder_input_ids"] = _text(rows[longest], answer, backbone)
     try:
         with torch.no_grad(), _Tables():
-            (model.base_model if decoder else model).eval()(**inputs, use_cache=False)
+            model.eval()(**inputs, use_cache=False)
     except torch.OutOfMemoryError:
         return  # the run says it in its own words, or finds room in smaller batches
     except IndexError as error:
-        text = f"a prompt of {len(rows[longest].input_ids)} tokens" + (
-            f" with an answer of {most[longest]}" if decoder else f", or an answer of {max(most)},"
-        )
+        taken = error.positions if isinstance(error, _TooLongError) else 0
+        # An encoder-decoder was given two texts, one of which is too long.
+        vectors = 0 if taken in (prompt, answer) else max(0, taken - prompt - answer * decoder)
+        soft = f" and a soft prompt of {vectors} vectors" if vectors else ""
+        texts = f"a prompt of {prompt} tokens{soft}"
+        if decoder:
+            texts = f"a prompt of {prompt} tokens with an answer of {answer}{soft}"
+        elif not vectors:
+            texts += f", or an answer of {answer},"
         raise ClbenchError(
-            f"backbone '{backbone.name}': {text} is longer than the model can read ({error}); "
-            f"use a shorter --max-input or --max-answer"
+            f"backbone '{backbone.name}': {texts} is longer than the model can read ({error}); use a shorter --max-input or "
+            f"--max-answer{', or a shorter soft prompt' if vectors else ''}"
         ) from None
 
 
@@ -65,8 +73,16 @@ def _text(row: Encoded, length: int, backbone: Backbone) -> Tensor:
     return torch.tensor([(ids * (length // len(ids) + 1))[:length]], device=backbone.device)
 
 
+class _TooLongError(IndexError):
+    """A text takes more positions than the table of a model has rows."""
+
+    def __init__(self, positions: int, rows: int) -> None:
+        super().__init__(f"its table of positions has {rows} rows")
+        self.positions = positions
+
+
 class _Tables(TorchFunctionMode):
-    """Raises IndexError before a table is asked for a row that it has not: on a GPU that could not be caught."""
+    """Says so before a table is asked for a row that it has not: on a GPU that could not be caught."""
 
     def __torch_function__(
         self,
@@ -78,5 +94,5 @@ class _Tables(TorchFunctionMode):
         if function is functional.embedding:
             index, table = args[0], args[1]
             if int(index.max()) >= len(table):
-                raise IndexError(f"its table of positions has {len(table)} rows")
+                raise _TooLongError(index.shape[-1], len(table))
         return function(*args, **(kwargs or {}))

@@ -78,6 +78,7 @@ def execute_run(
     try:
         with heartbeat if devices.first else nullcontext():
             run.begin()
+            check_texts_can_be_read(learner, tasks)
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
             run.check_complete()
@@ -91,13 +92,12 @@ def execute_run(
 
 
 def _check_tasks(opened: OpenedRun, learner: Learner) -> None:
-    """Refuse, before anything is learned, labels and texts that the backbone cannot read, write or tell apart."""
+    """Refuse, before anything is learned, labels that the backbone cannot write or tell apart."""
     for task in opened.tasks:
         check_labels_round_trip(task.labels, opened.plugins.metrics[task.metric])
         check_labels_can_be_written(task, opened.plugins.metrics[task.metric], learner.backbone)
         if task.labels and (opened.settings.answers == "labels" or opened.settings.verify_answers > 0):
             learner.asker.trie(task.labels)
-    check_texts_can_be_read(learner, opened.tasks)
 
 
 def _write(run: Run, save_adapter: bool, audit: Audit | None, changed: Sequence[str]) -> Record:
@@ -146,7 +146,7 @@ def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) 
 
 
 def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task]) -> None:
-    """Check, before anything is learned, that the model can read every prompt with its answer.
+    """Check, before anything is learned, that the model can read every prompt with its answer, and what a method puts beside it.
 
     Raises:
         ClbenchError: an instruction alone is too long, a token has no embedding, or a text has more tokens than positions.

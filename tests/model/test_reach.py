@@ -10,9 +10,12 @@ from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from clbench.encoding.encoder import Encoded
 from clbench.errors import ClbenchError
+from clbench.learning.learner import Learner
 from clbench.model.backbone import load_backbone
 from clbench.model.reach import check_reach
+from clbench.model.soft_prompts import hook_prompt
 from clbench.model.tiny import save_tiny_llama
+from clbench.settings import Settings
 
 POSITIONS = 150
 
@@ -61,6 +64,21 @@ def test_a_decoder_reads_prompt_and_answer_up_to_its_last_position(gpt2_folder):
             check_reach(backbone, rows, answers)
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_soft_prompt_takes_positions_as_tokens_do(gpt2_folder, bart_folder, where):
+    for folder, fits, prompt, answer in (
+        (gpt2_folder, row(90, 50), 91, " with an answer of 50"),
+        (bart_folder, row(50, 60), 51, ""),
+    ):
+        learner = Learner(load_backbone(str(folder), "cpu"), Settings())
+        vectors = torch.zeros(1, 10, 16)
+        hook_prompt(learner.attached, lambda ids, mask, vectors=vectors: vectors.expand(len(ids), -1, -1), where)
+        check_reach(learner.backbone, [fits], [1])
+        line = f"a prompt of {prompt} tokens{answer} and a soft prompt of 10 vectors is longer .* or a shorter soft prompt$"
+        with pytest.raises(ClbenchError, match=line):
+            check_reach(learner.backbone, [row(prompt, len(fits.labels))], [1])
+
+
 def test_an_encoder_decoder_has_two_tables(bart_folder):
     backbone = load_backbone(str(bart_folder), "cpu")
     check_reach(backbone, [row(60), row(5, 60)], [60, 2])
@@ -98,11 +116,19 @@ def test_the_look_changes_neither_model_nor_chance(gpt2_folder):
 def run_words(folder, *more):
     return [
         "run", "--backbone", folder, "--limit-train", 8, "--limit-test", 4, "--epochs", 1, "--lora-rank", 2,
-        "--method", "seqlora", "--max-target", 8, "--learning-rate", 1e-3, "--threads", 1, *more,
+        "--max-target", 8, "--learning-rate", 1e-3, "--threads", 1, *more,
     ]  # fmt: skip
 
 
-def test_a_run_says_it_before_it_trains(clbench, tmp_path, gpt2_folder):
+@pytest.mark.parametrize(
+    ("method", "vectors"),
+    [
+        (["seqlora"], 0),
+        (["l2p", "--set", "pool=4", "--set", "top=2", "--set", "length=4"], 8),
+        (["lfpt5", "--set", "prompt_length=8", "--set", "pseudo_per_class=0"], 8),
+    ],
+)
+def test_a_run_says_it_before_it_trains(clbench, tmp_path, gpt2_folder, method, vectors):
     task = {"train": "r.json", "test": "r.json", "prompt": "{x}", "target": "y", "metric": "token_f1", "max_answer": 4}
     for name, words in (("r", 2), ("long", 400)):
         (tmp_path / f"{name}.json").write_text(json.dumps([{"x": "good film " * words, "y": "yes"}]))
@@ -113,13 +139,17 @@ def test_a_run_says_it_before_it_trains(clbench, tmp_path, gpt2_folder):
             for name, table in tables.items()
         )
     )
-    words = run_words(gpt2_folder, "--stream", "s.toml", "--template", "plain", "--lora-targets", "c_attn")
-    result = clbench(*words, "--max-input", POSITIONS)
+    words = run_words(
+        gpt2_folder, "--stream", "s.toml", "--template", "plain", "--lora-targets", "c_attn", "--method", *method
+    )
+    fits = POSITIONS - vectors - 5
+    result = clbench(*words, "--max-input", fits + 5)
     assert result.exit_code == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "a prompt of 150 tokens with an answer of 4 is longer than the model can read" in lines[0]
+    soft = f" and a soft prompt of {vectors} vectors" if vectors else ""
+    assert f"a prompt of {fits + 5} tokens with an answer of 4{soft} is longer than the model can read" in lines[0]
     assert not list((tmp_path / "results").glob("*.checkpoint"))  # the first task was not trained
-    assert clbench(*words, "--max-input", POSITIONS - 5).exit_code == 0
+    assert clbench(*words, "--max-input", fits).exit_code == 0
 
 
 def test_a_padding_token_beyond_the_embedding_is_found(clbench, tmp_path):
@@ -128,13 +158,13 @@ def test_a_padding_token_beyond_the_embedding_is_found(clbench, tmp_path):
     size = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(folder)
-    result = clbench(*run_words(folder, "--stream", "sst-2"))
+    result = clbench(*run_words(folder, "--method", "seqlora", "--stream", "sst-2"))
     assert result.exit_code == 2
     assert f"its tokenizer has the token '[PAD]' as number {size}, but the model's embeddings end at" in result.stderr
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.resize_token_embeddings(size + 1)
     model.save_pretrained(folder)
-    assert clbench(*run_words(folder, "--stream", "sst-2")).exit_code == 0
+    assert clbench(*run_words(folder, "--method", "seqlora", "--stream", "sst-2")).exit_code == 0
 
 
 def test_an_instruction_that_does_not_fit_is_found_before_the_first_task(clbench, tiny_run, tmp_path):
