@@ -34,6 +34,7 @@ BASE = "lorareplay mix=interleave"
 FORMS = [
     BASE, "lorareplay", "seqlora", "rkif", "rkif variant=release", "rkif outer_importance=static", "ewc", "tasl",
     "tasl variant=taslora", "migu", "migu base=lorareplay", "vrmcl", "inclora", "olora", "moelora", "sapt",
+    "agem", "gem", "derpp", "sure", "forever", "aimmerging",
     "l2p", "lfpt5 prompt_length=20 samples_per_class=1",
 ]  # fmt: skip
 

@@ -31,6 +31,8 @@ PRINTED = {
     "Recurrent-KIF": "rkif",
     "Fine-tuning": "seqlora",
     "MixReplay": "lorareplay",
+    "DER++": "derpp",
+    "Slow SuRe": "sure",
     "TasLoRA": "tasl",
     "SAPT-LoRA": "sapt",
 }

@@ -18,7 +18,10 @@ from pathlib import Path
 import clbench
 from clbench.model.tiny import save_tiny_llama, save_tiny_t5
 
-METHODS = "seqlora,lorareplay,mtl,rkif,ewc,tasl,migu,vrmcl,inclora,olora,moelora,sapt,l2p,lfpt5"
+METHODS = (
+    "seqlora,lorareplay,mtl,rkif,ewc,tasl,migu,vrmcl,inclora,olora,moelora,sapt,l2p,lfpt5,"
+    "agem,gem,derpp,sure,forever,aimmerging"
+)
 OPTIONS = {"lfpt5": {"prompt_length": 6, "samples_per_class": 1, "write_length": 8}}
 SETTINGS = {
     "stream": "agnews,yahoo", "limit_train": 80, "limit_test": 16, "epochs": 1, "batch_size": 8, "max_input": 256,

@@ -19,9 +19,9 @@ class Batch:
 
     Encoder-decoders and decoders take the same batches; a decoder's prompts are padded on the left, all else on the right.
     `share` is the part of its optimizer step's target tokens that the batch holds; 1 without accumulation. `rows` are the
-    positions of its rows among the examples that a phase was made of, `labelled` those of the labels that the loss counts
-    among the flattened ones, `tokens` how many of them each row has; `collate` alone knows these two, a batch made otherwise or
-    changed by `replace` has None.
+    positions of its rows among the examples that a phase, or `Feed.once`, was given, `labelled` those of the labels that the loss
+    counts among the flattened ones, `tokens` how many of them each row has; `collate` alone knows these two, a batch made
+    otherwise or changed by `replace` has None.
     """
 
     input_ids: Tensor

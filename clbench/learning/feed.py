@@ -39,14 +39,14 @@ class Feed:
         return self._backbone.collate(self.encoder.encode(examples))
 
     def once(self, examples: Sequence[Example]) -> Iterator[Batch]:
-        """Yield all examples once, in evaluation mode; a batch's share is its part of all target tokens."""
+        """Yield all examples once, the longest first, in evaluation mode; a batch's share is its part of all target tokens."""
         encoded = self.encoder.encode(examples)
         tokens = sum(len(row.labels) for row in encoded)
         size = self._settings.micro_batch or self._settings.batch_size
         for indices in sorted_batches([len(row.input_ids) for row in encoded], size):
             self._backbone.model.eval()
             rows = [encoded[i] for i in indices]
-            yield self._backbone.collate(rows, sum(len(row.labels) for row in rows) / tokens)
+            yield self._backbone.collate(rows, sum(len(row.labels) for row in rows) / tokens, indices)
 
     def epochs(self, examples: Sequence[Example], generator: torch.Generator) -> Steps:
         """Yield the steps of the settings' epochs, in random order, each as its micro-batches (`batching`, `least_batch`)."""

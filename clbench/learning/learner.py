@@ -41,7 +41,7 @@ class Learner:
         task_index: the number of the task that is being learned, from 0.
         attached: what is on the model: `add_lora`, `add_blocks`, `add_part`, their weights, `save` and `load`.
         feed: what gives batches: `once`, `draws`, `batch`.
-        passes: what computes: `logits`, `backward`, `gradient`, `mean_gradient`, `squared_gradients`.
+        passes: what computes: `losses`, `logits`, `backward`, `gradient`, `mean_gradient`, `squared_gradients`.
         asker: what answers.
         cost: what the current task has cost so far.
         devices: the processes that share the run; one, unless `torchrun` started it.

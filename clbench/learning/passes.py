@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from clbench.data.tasks import Example
-from clbench.encoding.batches import Batch, target_tokens
+from clbench.encoding.batches import IGNORED, Batch, target_tokens
 from clbench.learning.feed import Feed
 from clbench.learning.per_example_gradients import SampleSquares
 from clbench.learning.stopwatch import Cost
@@ -66,6 +67,16 @@ class Passes:
                 total += float(batch_loss(model, model, batch)) * batch.share
         model.train(training)
         return total
+
+    @torch.no_grad()
+    def losses(self, examples: Sequence[Example]) -> Tensor:
+        """Return each example's mean cross-entropy over its target tokens, shape (examples,), without dropout."""
+        found = torch.zeros(len(examples), device=self.weights.data.device)
+        for batch in self.devices.mine(self._feed.once(examples)):
+            scores = self.logits(batch).float().transpose(1, 2)
+            each = functional.cross_entropy(scores, batch.labels, ignore_index=IGNORED, reduction="none")
+            found[list(batch.rows)] = each.sum(1) / (batch.labels != IGNORED).sum(1)
+        return self.devices.add_up(found)
 
     def logits(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Return the model's scores of every token of the vocabulary, shape (batch, target, vocabulary).

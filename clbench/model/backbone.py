@@ -53,9 +53,15 @@ class Backbone:
         """Whether the model has no encoder: it reads prompt and answer as one sequence."""
         return not self.model.config.is_encoder_decoder
 
-    def collate(self, rows: Sequence[Encoded], share: float = 1.0) -> Batch:
-        """Return encoded rows as one batch, padded as the model reads it; `share` is its part of an optimizer step."""
-        return collate(rows, self.tokenizer.pad_token_id, self.device, share, self.is_decoder)
+    def collate(self, rows: Sequence[Encoded], share: float = 1.0, positions: Sequence[int] = ()) -> Batch:
+        """Return encoded rows as one batch, padded as the model reads it.
+
+        Args:
+            share: its part of an optimizer step.
+            positions: where the rows are among the examples that were asked for.
+        """
+        pad_id = self.tokenizer.pad_token_id
+        return collate(rows, pad_id, self.device, share, self.is_decoder, positions=positions)
 
     def encoder(self, max_input: int, max_target: int | None, template: str = "auto") -> Encoder:
         """Return the encoder of these lengths; the same one each time, so that no text is tokenised twice.

@@ -12,6 +12,7 @@ from clbench.options import OnlyIf, Option
 METHODS = find_plugins().methods
 BASE = {
     "window": 2,
+    "day": 1,
     "outer_steps": 1,
     "memory_ratio": 0.25,
     "generator_steps": 2,
@@ -44,7 +45,7 @@ def other_value(option: Option) -> Any:
 
 
 def test_there_are_options_without_effect():
-    assert {"ewc", "lorareplay", "migu", "moelora", "olora", "rkif", "sapt", "tasl", "vrmcl", "lfpt5"} == {
+    assert {"ewc", "forever", "lorareplay", "migu", "moelora", "olora", "rkif", "sapt", "tasl", "vrmcl", "lfpt5"} == {
         case[0] for case in CASES
     }
 

@@ -30,6 +30,12 @@ PLUGINS = find_plugins()
 STREAM = find_stream("sst-2,agnews")
 EACH = Every(steps=1)
 FORMS = [
+    ("agem", {"memory_ratio": "0.2"}),
+    ("aimmerging", {"memory_ratio": "0.2", "interval": "2"}),
+    ("derpp", {"memory_ratio": "0.2"}),
+    ("forever", {"memory_ratio": "0.2", "day": "1"}),
+    ("gem", {"memory_ratio": "0.2", "reference": "batch"}),
+    ("sure", {"memory_ratio": "0.2"}),
     ("ewc", {}),
     ("ewc", {"form": "offline", "clip": "task", "fisher_rows": "7"}),
     ("inclora", {}),

@@ -1,0 +1,133 @@
+"""DER++: dark experience replay (Buzzega et al. 2020, NeurIPS, arXiv:2004.07211), on answers' tokens.
+
+The memory keeps, beside each row, the scores z (logits) that the model gave to its answer's tokens when its task was learned.
+From the second task on each step adds two batches drawn from the memory:
+
+    loss = CE(new rows) + alpha |h(x') - z'|^2 + beta CE(x'', y'')
+
+where the square is a mean over the answer tokens and the scores kept at each. A vocabulary has 32,000 to 50,000 scores a token,
+128 kB to 200 kB; by default the `scores` highest are kept, with their tokens: 8 bytes each. The paper's
+nets have 10 to 200 scores, so that its alpha means about the same for 128 of them; over a whole vocabulary the mean is
+taken of scores that hardly matter. What other tokens get is left to the cross-entropy.
+
+The paper takes rows into its memory by reservoir sampling, with the scores of that moment; here a task's rows are chosen when it
+ends, by the rule of all replay methods, and the scores are those of its last weights, without dropout.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Interval, Le
+from torch import Tensor
+
+from clbench import About, Batch, Example, Learner, Memory, Ratio, Search, Task, Training, hookimpl
+from clbench.encoding.batches import IGNORED
+
+Term = tuple[Sequence[Batch], Callable[[Batch], Tensor]]  # batches of a step, and the loss of one
+
+
+@hookimpl
+def methods() -> dict[str, type]:
+    return {"derpp": DERPP}
+
+
+@dataclass(eq=False)
+class DERPP:
+    """Train on each task and on a memory at once, whose answers keep their scores as well as their labels."""
+
+    alpha: Annotated[
+        float, "weight of the kept scores' mean square error", Ge(0), Search(choices=(0.1, 0.2, 0.5, 1.0))
+    ] = 0.1
+    beta: Annotated[float, "weight of the memory's cross-entropy", Ge(0), Search(choices=(0.1, 0.5, 1.0))] = 0.5
+    scores: Annotated[
+        int | None,
+        "scores kept of each answer token, the highest ones; none: the whole vocabulary's",
+        Ge(1),
+        Le(10**6),
+        Search(choices=(16, 128, 1024)),
+    ] = 128
+    memory_ratio: Annotated[
+        float, "part of each task's training rows to remember", Interval(gt=0, le=1), Search(0.005, 0.1, log=True)
+    ] = 0.02
+    memory: Memory = field(default_factory=Memory, init=False)
+    counts: list[int] = field(default_factory=list, init=False)  # answer tokens of each remembered row
+    kept: Tensor | None = field(default=None, init=False)  # (all answer tokens, scores)
+    places: Tensor | None = field(default=None, init=False)  # the tokens that they are the scores of; none: of all
+
+    about: ClassVar[About] = About(memory=Ratio("memory_ratio"), several_devices=True, resumes_within_tasks=True)
+
+    @hookimpl
+    def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
+        training = learner.training(task.train)
+        if self.memory:
+            self.learn_with_memory(learner, training)
+        else:
+            for batch in training:
+                training.step(learner.loss(batch))
+        self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
+        if task.name in self.memory.of_task:
+            self.keep_scores(learner, self.memory.of_task[task.name])
+        return {**training.stats, "remembered": len(self.memory)}
+
+    def learn_with_memory(self, learner: Learner, training: Training) -> None:
+        """Take each step on a batch of the task and two of the memory."""
+        rows = self.memory.examples
+        for_scores, for_labels = (
+            learner.feed.draws(rows, learner.generator(purpose)) for purpose in ("scores", "labels")
+        )
+        for group in training.groups():
+            terms: list[Term] = [
+                (group, learner.loss),
+                (next(for_scores), lambda batch: self.alpha * self.score_loss(learner, batch)),
+                (next(for_labels), lambda batch: self.beta * learner.loss(batch)),
+            ]
+            training.supply(*gradient_of(learner, terms))
+            training.apply()
+
+    def keep_scores(self, learner: Learner, rows: Sequence[Example]) -> None:
+        """Take in the scores of a task's remembered rows at the current weights, after those of earlier tasks."""
+        found: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for batch in learner.feed.once(rows):
+                scores, answered = learner.passes.logits(batch), batch.labels != IGNORED
+                found.update({row: scores[i, answered[i]] for i, row in enumerate(batch.rows)})
+        in_order = [found[row] for row in range(len(rows))]
+        kept, places = torch.cat(in_order).float(), None
+        if self.scores is not None:
+            kept, places = kept.topk(min(self.scores, kept.shape[1]))
+        self.counts = self.counts + [len(scores) for scores in in_order]
+        self.kept = kept if self.kept is None else torch.cat([self.kept, kept])
+        if places is not None:
+            self.places = places.int() if self.places is None else torch.cat([self.places, places.int()])
+
+    def score_loss(self, learner: Learner, batch: Batch) -> Tensor:
+        """Return how far the model's scores of remembered answers are from the kept ones."""
+        loss = self.distance(learner.passes.logits(batch), batch)
+        loss.register_hook(learner.cost.count_backward)
+        return loss
+
+    def distance(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the mean square of what scores (batch, target, vocabulary) differ by from the kept ones of the same rows."""
+        assert self.kept is not None, "no memory without scores"
+        begins = [0]
+        for count in self.counts:
+            begins.append(begins[-1] + count)
+        own = [place for row in batch.rows for place in range(begins[row], begins[row + 1])]
+        now = scores[batch.labels != IGNORED].float()
+        if self.places is not None:
+            now = now.gather(1, self.places[own].long())
+        return (now - self.kept[own]).square().mean()
+
+
+def gradient_of(learner: Learner, terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a sum of losses, each of the micro-batches of a step, and the sum."""
+    learner.weights.zero_grad()
+    total = torch.zeros((), device=learner.device)
+    for group, loss_of in terms:
+        for batch in map(learner.devices.part, group):
+            loss = loss_of(batch) * batch.share
+            learner.passes.backward(loss)
+            total += loss.detach().float()
+    return learner.devices.add_up(learner.weights.grad.clone()), learner.devices.add_up(total)

@@ -1,0 +1,96 @@
+"""DER++: what is kept of an answer, the distance from it by hand, and the three losses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clbench.encoding.batches import IGNORED, Batch
+from clbench.plugins.derpp import DERPP, gradient_of
+from clbench.plugins.seqlora import SeqLoRA
+
+
+def batch_of(labels, rows):
+    labels = torch.tensor(labels)
+    return Batch(torch.zeros(len(labels), 1), torch.ones(len(labels), 1), labels, rows=tuple(rows))
+
+
+@pytest.mark.parametrize("scores", [None, 2])
+def test_the_distance_by_hand(scores):
+    """Two of three kept rows, of one answer token each; with all three scores of a token, or the two highest."""
+    method = DERPP(scores=scores)
+    method.counts = [1, 1, 1]
+    whole = torch.tensor([[5.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 2.0, 3.0]])
+    if scores is None:
+        method.kept = whole
+        now = torch.tensor([[[0.0, 4.0, 3.0], [9.0, 9.0, 9.0]], [[6.0, 1.0, 2.0], [9.0, 9.0, 9.0]]])
+    else:
+        method.kept, places = whole.topk(2)
+        method.places = places.int()  # of the first row tokens 0 and 1, of the third 2 and 1
+        now = torch.tensor([[[9.0, 2.0, 0.0], [9.0, 9.0, 9.0]], [[5.0, 1.0, 9.0], [9.0, 9.0, 9.0]]])
+    batch = batch_of([[7, IGNORED], [7, IGNORED]], [2, 0])
+    whole_square, square_of_two = (0 + 4 + 0 + 1 + 0 + 4) / 6, (9 + 0 + 0 + 0) / 4  # token 2: 0 - 3, all else the same
+    expected = whole_square if scores is None else square_of_two
+    assert float(method.distance(now, batch)) == pytest.approx(expected)
+
+
+def learned(learner, tasks, method):
+    reports = []
+    for index, task in enumerate(tasks):
+        learner.begin_task(index, task)
+        reports.append(method.learn_task(learner, task))
+    return reports
+
+
+@pytest.mark.parametrize("scores", [None, 5])
+def test_what_is_kept_is_what_the_model_says_of_the_answers(make_learner, toy_tasks, scores):
+    learner, method = make_learner(), DERPP(memory_ratio=0.25, scores=scores)
+    learned(learner, toy_tasks, method)
+    assert len(method.counts) == len(method.memory) == 12
+    assert method.kept.shape == (sum(method.counts), scores or learner.model.config.vocab_size)
+    assert (method.places is None) == (scores is None)
+    rows = method.memory.examples
+    new = replace(learner.feed.batch(rows[6:]), rows=tuple(range(6, 12)))  # of the last task: at the weights of now
+    learner.model.eval()
+    with torch.no_grad():
+        logits = learner.passes.logits(new)
+        assert float(method.distance(logits, new)) == pytest.approx(0, abs=1e-8)
+        old = replace(learner.feed.batch(rows[:6]), rows=tuple(range(6)))
+        assert float(method.distance(learner.passes.logits(old), old)) > 1e-6
+
+
+def test_alpha_and_beta_weigh_the_losses(make_learner, toy_tasks):
+    learner = make_learner(lora_dropout=0.0)
+    method = DERPP(memory_ratio=0.25)
+    learned(learner, toy_tasks[:1], method)
+    learner.weights.data.mul_(1.5)
+    (batch,) = next(learner.feed.draws(method.memory.examples, learner.generator("a")))
+    parts = [
+        gradient_of(learner, [([batch], loss)]) for loss in (learner.loss, lambda b: method.score_loss(learner, b))
+    ]
+    terms = [
+        ([batch], lambda b: 0.5 * learner.loss(b)),
+        (batch.split(3)[:0], learner.loss),
+        ([batch], lambda b: 0.1 * method.score_loss(learner, b)),
+    ]
+    gradient, total = gradient_of(learner, terms)
+    assert torch.allclose(gradient, 0.5 * parts[0][0] + 0.1 * parts[1][0], atol=1e-6)
+    assert float(total) == pytest.approx(float(0.5 * parts[0][1] + 0.1 * parts[1][1]), rel=1e-5)
+    assert parts[1][0].any()
+
+
+def test_without_weights_for_the_memory_it_is_plain_training(make_learner, toy_tasks):
+    ends = []
+    for method in (DERPP(memory_ratio=0.25, alpha=0.0, beta=0.0), SeqLoRA()):
+        learner = make_learner(lora_dropout=0.0)
+        learned(learner, toy_tasks, method)
+        ends.append(learner.weights.copy())
+    assert torch.allclose(*ends, atol=1e-6)
+
+
+def test_each_step_takes_three_batches(make_learner, toy_tasks):
+    learner = make_learner(micro_batch=3)
+    _, report = learned(learner, toy_tasks, DERPP(memory_ratio=0.25))
+    assert report["steps"] == 3
+    assert learner.cost.backward_batches == 3 * (3 + 2 + 2)  # 8 new rows and twice 6 old ones, in threes
+    assert learner.cost.replayed_rows == 3 * 2 * 6
