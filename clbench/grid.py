@@ -28,7 +28,7 @@ methods = ["lorareplay", "rkif"]
 # A method with options, and with settings of its own:
 # methods = ["lorareplay", { name = "ewc", options = { strength = [10, 100] }, settings = { learning_rate = 1e-4 } }]
 
-orders = [4]            # numbers of the paper's orders, 1-8; or:
+orders = [4]            # numbers of orders, 1-9; or:
 # streams = ["long:1", "standard", "dbpedia,amazon,yahoo", "my_stream.toml"]   # a family (standard) is all its streams
 seeds = 3               # how many (1, 2, 3), or which: [1, 2, 5]
 

@@ -45,7 +45,7 @@ class Settings:
         str, "toy (embedded), hub (hub:FOLDER for a copy of it), or a folder in a public layout", MinLen(1)
     ] = "toy"
     layout: Annotated[
-        Literal["auto", "rkif", "olora", "sapt"], "layout of the data folder; auto: what the folder shows"
+        Literal["auto", "rkif", "olora", "sapt", "trace"], "layout of the data folder; auto: what the folder shows"
     ] = "auto"
     stream: Annotated[str, "a stream's name (`clbench streams`), or task names separated by commas", MinLen(1)] = (
         "long:1"
@@ -58,6 +58,9 @@ class Settings:
     evaluate_on: Annotated[
         Literal["test", "validation"], "score the test rows, or the validation rows (to choose hyper-parameters)"
     ] = "test"
+    blur: Annotated[
+        float, "share of its training rows that a task exchanges with its neighbours: blurred boundaries", Ge(0), Le(1)
+    ] = 0.0
     superni_metric: Annotated[
         Literal["rouge", "mixed"], "SuperNI: Rouge-L on every task, or accuracy on 363 and 875"
     ] = "rouge"

@@ -17,7 +17,7 @@ from clbench.cli.parameters import PATH, json_option, plugin_option
 from clbench.cli.run import choose_streams
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.data.tasks import Example, Stream, TaskSpec
-from clbench.encoding.round_trip import PLAIN, written
+from clbench.encoding.round_trip import count_tokens, unread, written
 from clbench.errors import ClbenchError
 from clbench.settings import Settings, resolve_settings
 from clbench.terminal import Terminal, json_text, say
@@ -162,11 +162,15 @@ class Asking:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens texts have."""
-        return [len(ids) for ids in self.tokenizer(list(texts), **PLAIN)["input_ids"]]
+        return count_tokens(self.tokenizer, texts)
 
     def written(self, texts: Sequence[str]) -> list[str]:
         """Return what comes back of texts that the backbone wrote to the letter."""
         return written(self.tokenizer, texts)
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts that the backbone cannot read, most of their letters being unknown to it."""
+        return unread(self.tokenizer, texts)
 
 
 def _show_prompt(
@@ -194,14 +198,14 @@ def _asking(backbone: str, max_input: str | None, stream: Stream, data: str) -> 
 
 
 @click.command()
-@click.option("--order", shell_complete=completion.orders, help="The paper's order number, 1-8.")
+@click.option("--order", shell_complete=completion.orders, help="The order's number, 1-9.")
 @click.option(
     "--stream",
     shell_complete=completion.streams,
     help="A stream's name, family or file, or task names separated by commas. [long:1]",
 )
 @click.option("--data", default="toy", help="toy, hub, hub:FOLDER, or a folder, as for `clbench run`. [toy]")
-@click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt", help="Layout of the folder. [auto]")
+@click.option("--layout", default="auto", metavar="auto|rkif|olora|sapt|trace", help="Layout of the folder. [auto]")
 @tokenizer_options
 @json_option
 @click.pass_context

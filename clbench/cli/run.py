@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,15 @@ def _metavar(option: Option) -> str:
 @click.option(
     "--method", "method_name", shell_complete=completion.methods, help="The method's name (`clbench methods`)."
 )
-@click.option(
-    "--order", shell_complete=completion.orders, help="The paper's order number, 1-8; or several: 1-3 or 1,5-6."
-)
+@click.option("--order", shell_complete=completion.orders, help="The order's number, 1-9; or several: 1-3 or 1,5-6.")
 @click.option(
     "--stream",
     shell_complete=completion.streams,
     help="A stream's name (long:1), a family (long: all its streams), a stream file of your own (my.toml), or task names "
     "separated by commas. [long:1]",
+)
+@click.option(
+    "--shuffle-order", metavar="SEEDS", help="Learn the tasks in an order drawn by this seed (7), or in several (1-3)."
 )
 @set_option
 @click.option(
@@ -97,6 +98,7 @@ def run(
     method_name: str | None,
     order: str | None,
     stream: str | None,
+    shuffle_order: str | None,
     given: tuple[str, ...],
     preset: str | None,
     seeds: str,
@@ -118,7 +120,7 @@ def run(
     """
     if method_name is None:
         raise ClbenchError("name a method with --method, or in a file with --config (`clbench methods` lists them)")
-    chosen = choose_streams(*stronger(ctx, "order", "stream"))
+    chosen = shuffle(choose_streams(*stronger(ctx, "order", "stream")), shuffle_order)
     values = {name: value for name, value in settings.items() if value is not None}
     wanted = [
         {**values, **own_data(one, values), "stream": one.name, "seed": seed}
@@ -190,6 +192,20 @@ def choose_streams(order: str | None, stream: str | None) -> list[Stream]:
     if stream is not None and find_streams(stream) != chosen:
         raise ClbenchError(f"--order {order} is {', '.join(s.name for s in chosen)}, not --stream {stream}; give one")
     return chosen
+
+
+def shuffle(streams: Sequence[Stream], seeds: str | None) -> list[Stream]:
+    """Return the streams in the orders that `--shuffle-order` draws, each once; without it as they are.
+
+    Raises:
+        ClbenchError: it names no seeds.
+    """
+    if seeds is None:
+        return list(streams)
+    numbers = parse_numbers(seeds)
+    if not numbers:
+        raise ClbenchError(f"--shuffle-order takes seeds, 7 or 1-3 or 1,5-6, not '{seeds}'")
+    return [stream.shuffled(number) for stream in streams for number in numbers]
 
 
 def _orders(text: str) -> list[str]:

@@ -61,7 +61,7 @@ def sweep() -> None:
 @sweep.command(MAKE)
 @click.argument("file", metavar="[GRID.toml]", required=False, type=click.Path(path_type=Path))
 @click.option("--method", "methods", shell_complete=completion.methods, help="Methods separated by commas.")
-@click.option("--order", shell_complete=completion.orders, help="The paper's order numbers, 1-8: 4, 1-3 or 1,5-6.")
+@click.option("--order", shell_complete=completion.orders, help="The orders' numbers, 1-9: 4, 1-3 or 1,5-6.")
 @click.option(
     "--stream",
     shell_complete=completion.streams,

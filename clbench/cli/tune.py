@@ -43,7 +43,7 @@ JUDGED = {"evaluate_on": "validation", "matrix": "lower"}
 @click.argument("file", metavar="[GRID.toml]", required=False, type=PATH)
 @click.option("--method", "methods", help="Methods separated by commas.")
 @click.option("--all", "every", is_flag=True, help="All methods.")
-@click.option("--order", help="The order to tune on, 1-8: not one of the final table.")
+@click.option("--order", help="The order to tune on, 1-9: not one of the final table.")
 @click.option("--stream", help="The stream to tune on: a name, a stream file, or task names separated by commas.")
 @set_option
 @click.option("--preset", help="A named set of settings (tasks/presets.toml). [the backbone's, if there is one]")

@@ -1,4 +1,4 @@
-"""Scores of answers, in percent: exact match, Rouge-L, token F1. What is empty is no answer, and scores nothing."""
+"""Scores of answers, in percent, by the names that a stream calls them by. What is empty is no answer, and scores nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,22 @@ from types import MappingProxyType
 from typing import Any
 
 from clbench.data.text_forms import as_seen, is_empty, normalise, without_case, words
+from clbench.data.text_scores import (
+    bleu_1,
+    bleu_1_rest,
+    bleu_4,
+    bleu_4_rest,
+    code_similarity,
+    edit_similarity,
+    first_character,
+    rouge_l_rest,
+    rouge_l_spaces,
+    sari,
+)
 from clbench.errors import ClbenchError, one_line
 
-Metric = Callable[[str, str], float]  # (answer, one right answer) -> percent
+# (answer, one right answer) -> percent; one with a third parameter `prompt` is handed the question, too (`sari`)
+Metric = Callable[..., float]
 
 
 def exact_match(answer: str, target: str) -> float:
@@ -76,12 +89,21 @@ def _rouge(ascii_only: bool) -> Any:
 FULL = 99.9  # percent: a right answer, rounding aside
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.__name__: metric
-        for metric in (exact_match, exact_match_lower, exact_match_verbatim, rouge_l, rouge_l_ascii, token_f1)
-    }
-)
+METRICS: Mapping[str, Metric] = MappingProxyType({
+    metric.__name__: metric
+    for metric in (
+        exact_match, exact_match_lower, exact_match_verbatim, rouge_l, rouge_l_ascii, token_f1, rouge_l_spaces, bleu_1, bleu_4,
+        rouge_l_rest, bleu_1_rest, bleu_4_rest, sari, first_character, edit_similarity, code_similarity,
+    )
+})  # fmt: skip
+
+
+def takes_prompt(metric: Metric) -> bool:
+    """Return whether a metric is handed the question beside the answer and a right one: it has a parameter `prompt`."""
+    try:
+        return "prompt" in inspect.signature(metric).parameters
+    except (TypeError, ValueError):  # of something built in, nothing is known
+        return False
 
 
 def score_answers(
@@ -89,29 +111,50 @@ def score_answers(
     answers: Sequence[str],
     targets: Sequence[str | Sequence[str]],
     known: Mapping[str, Metric] = METRICS,
+    prompts: Sequence[str] = (),
 ) -> float:
     """Return the mean score of the answers, in percent; of several right answers the one that scores best counts.
 
     Args:
         targets: for each answer the right one, or all that are right.
+        prompts: for each answer the question, for a metric that takes it.
 
     Raises:
         ValueError: the numbers of answers and targets differ.
         ClbenchError: the metric fails, or returns something else than a percentage.
     """
-    score, total = known[metric], 0.0
-    for answer, target in zip(answers, targets, strict=True):
+    scores = score_each(metric, answers, targets, known, prompts)
+    return sum(scores) / len(scores)
+
+
+def score_each(
+    metric: str,
+    answers: Sequence[str],
+    targets: Sequence[str | Sequence[str]],
+    known: Mapping[str, Metric] = METRICS,
+    prompts: Sequence[str] = (),
+) -> list[float]:
+    """Return the score of each answer, in percent; arguments and errors as `score_answers`."""
+    score = known[metric]
+    if takes_prompt(score) and len(prompts) != len(answers):
+        raise ValueError(f"metric '{metric}' takes the questions, one an answer")
+    questions: Sequence[tuple[str, ...]] = (
+        [(prompt,) for prompt in prompts] if takes_prompt(score) else [()] * len(answers)
+    )
+    found = []
+    for answer, target, question in zip(answers, targets, questions, strict=True):
         accepted = (target,) if isinstance(target, str) else target
-        total += 0.0 if is_empty(answer) else max(_score(metric, score, answer, one) for one in accepted)
-    return total / len(targets)
+        nothing = is_empty(answer)
+        found.append(0.0 if nothing else max(_score(metric, score, answer, one, question) for one in accepted))
+    return found
 
 
-def _score(name: str, metric: Metric, answer: str, target: str) -> float:
+def _score(name: str, metric: Metric, answer: str, target: str, question: tuple[str, ...]) -> float:
     """Return one score; an empty text among the right ones is none."""
     if is_empty(target):
         return 0.0
     try:
-        score = float(metric(answer, target))
+        score = float(metric(answer, target, *question))
     except Exception as error:  # a plugin's metric may raise anything
         raise ClbenchError(f"metric '{name}' ({_place(metric)}) failed: {one_line(error)}") from error
     if not 0 <= score <= 100:
@@ -131,9 +174,17 @@ def _place(metric: Metric) -> str:
 
 
 def lost_answers(metric: Metric, answers: Sequence[str], back: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each answer that would not be right as it comes `back` from a tokenizer, with that."""
+    """Return each answer that would not be right as it comes `back` from a tokenizer, with that.
+
+    One that comes back as it was is not lost, whatever its metric gives a text that is short (BLEU of four words).
+    """
+    agrees = exact_match if takes_prompt(metric) else metric
     pairs = dict.fromkeys(zip(answers, back, strict=True))
-    return [(answer, text) for answer, text in pairs if is_empty(text) or metric(text, answer) < FULL]
+    return [
+        (answer, text)
+        for answer, text in pairs
+        if is_empty(text) or (as_seen(text) != as_seen(answer) and agrees(text, answer) < FULL)
+    ]
 
 
 def lost_text(pairs: Sequence[tuple[str, str]]) -> str:

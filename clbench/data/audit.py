@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from clbench.data.answer_scores import METRICS, exact_match, lost_answers, lost_text
 from clbench.data.rows import Row
-from clbench.data.sources import Source, is_blank
+from clbench.data.sources import Source, is_blank, usual
 from clbench.data.tasks import Example, Stream, TaskSpec
 from clbench.errors import ClbenchError
 from clbench.units import counted
@@ -29,6 +29,9 @@ class Tokens(Protocol):
 
     def count(self, examples: Sequence[Example]) -> Sequence[int]:
         """Return how many tokens the backbone reads of each example."""
+
+    def unread(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return the texts that the backbone cannot read."""
 
     def written(self, texts: Sequence[str]) -> Sequence[str]:
         """Return what comes back of texts that the backbone wrote to the letter."""
@@ -93,12 +96,12 @@ def audit_stream(source: Source, stream: Stream, tokens: Tokens | None = None, m
     """Return the audit of a stream's data; a file that cannot be read is a finding.
 
     Args:
-        tokens: the backbone's tokenizer; with it, prompts over `max_input` are counted, and answers that it cannot write.
+        tokens: the backbone's tokenizer; with it, prompts over `max_input` are counted, and texts that it cannot read or write.
     """
     tasks, findings = [], []
     questions: dict[str, dict[str, list[str]]] = {}
-    for name in stream.tasks:
-        spec = stream.spec(name)
+    for spec in stream.specs:
+        name = spec.name
         splits: dict[str, Sequence[Row]] = {}
         for split in SPLITS:
             try:
@@ -109,6 +112,7 @@ def audit_stream(source: Source, stream: Stream, tokens: Tokens | None = None, m
         audit = _audit_task(spec, splits, tokens, max_input)
         tasks.append(audit)
         findings += _judge(spec, audit, splits, max_input)
+        findings += [] if tokens is None else _judge_reading(spec, splits, tokens)
         findings += [] if tokens is None else _judge_writing(spec, splits, tokens)
         fixed = tokens.count([spec.example("", "")])[0] if tokens else 0
         if max_input is not None and fixed >= max_input:
@@ -130,7 +134,7 @@ def _audit_task(
     in_train, in_test = set(keys["train"]), set(keys["test"])
     lengths: Sequence[int] = ()
     if tokens is not None:
-        prompts = [spec.example(row.passage, "") for split in ("train", "test") for row in splits[split]]
+        prompts = [usual(spec, row).example(row.passage, "") for split in ("train", "test") for row in splits[split]]
         lengths = tokens.count(prompts) if prompts else ()
     return TaskAudit(
         name=spec.name,
@@ -144,6 +148,17 @@ def _audit_task(
         cut=sum(n > max_input for n in lengths) / len(lengths) if lengths and max_input else None,
         longest=max(lengths) if lengths else None,
     )
+
+
+def _judge_reading(spec: TaskSpec, splits: Mapping[str, Sequence[Row]], tokens: Tokens) -> list[Finding]:
+    """Return the questions whose letters the tokenizer does not know: where they are most, no score means anything."""
+    passages = [row.passage for split in ("train", "test") for row in splits[split]]
+    lost = tokens.unread(passages)
+    if not lost:
+        return []
+    level = "error" if len(lost) > MOSTLY * len(passages) else "warning"
+    said = f"{len(lost)} of {len(passages)} questions cannot be read, the tokenizer not knowing their letters"
+    return [Finding(level, spec.name, f"{said}, as of {lost[0][:20]!r}")]
 
 
 def _judge_writing(spec: TaskSpec, splits: Mapping[str, Sequence[Row]], tokens: Tokens) -> list[Finding]:
@@ -225,15 +240,26 @@ def _judge_split(spec: TaskSpec, audit: TaskAudit, split: str, rows: Sequence[Ro
 
 
 def _shared_questions(questions: Mapping[str, Mapping[str, Sequence[str]]]) -> list[Finding]:
+    """Return which tasks share questions, from a list of the tasks of each question: the pairs need not be looked through."""
+    in_train: dict[str, list[str]] = defaultdict(list)
+    for name, splits in questions.items():
+        for key in set(splits["train"]):
+            in_train[key].append(name)
+    leaked: Counter[tuple[str, str]] = Counter()
+    both: Counter[tuple[str, str]] = Counter()
+    for other, splits in questions.items():
+        leaked.update((name, other) for key in set(splits["test"]) for name in in_train.get(key, ()) if name != other)
+    for names in in_train.values():
+        both.update(combinations(sorted(names), 2))
     found = []
-    known = {name: {split: set(keys) for split, keys in splits.items()} for name, splits in questions.items()}
-    for name, other in permutations(known, 2):
-        leaked = len(known[name]["train"] & known[other]["test"])
-        if leaked:
-            found.append(Finding("warning", name, f"{leaked} training questions stand in the test of '{other}'"))
-        both = len(known[name]["train"] & known[other]["train"])
-        if both and name < other:
-            found.append(Finding("warning", name, f"{both} training questions stand in the training rows of '{other}'"))
+    for name, other in permutations(questions, 2) if leaked or both else ():
+        if leaked[name, other]:
+            found.append(
+                Finding("warning", name, f"{leaked[name, other]} training questions stand in the test of '{other}'")
+            )
+        if both[name, other]:
+            said = f"{both[name, other]} training questions stand in the training rows of '{other}'"
+            found.append(Finding("warning", name, said))
     return found
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from clbench.data.tasks import HubData, Stream, TaskSpec
 
+SUPERNI_TAIL = "\nOutput: "
+SUPERNI_ANSWER = 128  # tokens of an answer, of the tasks that are not built in
 LONGEST_LABEL = 32  # tokens that hold every label of the Long Sequence tasks, one byte a token included
 
 
@@ -19,7 +21,8 @@ def task_specs() -> dict[str, TaskSpec]:
     """Return every built-in task by name."""
     hub = {name: _hub_data(row) for name, row in _read_toml("hub.toml").items()}
     long = {name: _option_spec(name, row, hub.get(name)) for name, row in _read_toml("long_sequence.toml").items()}
-    return long | {name: _definition_spec(name, row) for name, row in _read_toml("superni.toml").items()}
+    superni = {name: _definition_spec(name, row) for name, row in _read_toml("superni.toml").items()}
+    return long | superni | {name: _whole_prompt_spec(name, row) for name, row in _read_toml("trace.toml").items()}
 
 
 def _hub_data(row: dict[str, Any]) -> HubData:
@@ -40,15 +43,33 @@ def _option_spec(name: str, row: dict[str, Any], hub: HubData | None) -> TaskSpe
     )
 
 
+def superni_head(definition: str) -> str:
+    """Return what a prompt of SuperNI begins with."""
+    return f"Definition: {definition}\n\nNow complete the following example -\nInput: "
+
+
 def _definition_spec(name: str, row: dict[str, Any]) -> TaskSpec:
     return TaskSpec(
         name=name,
         version=row["version"],
-        head=f"Definition: {row['definition']}\n\nNow complete the following example -\nInput: ",
+        head=superni_head(row["definition"]),
         labels=tuple(row.get("labels", ())),
         metric=row["metric"],
-        tail="\nOutput: ",
+        tail=SUPERNI_TAIL,
         metric_mixed=row.get("metric_mixed"),
+        max_answer=row["max_answer"],
+    )
+
+
+def _whole_prompt_spec(name: str, row: dict[str, Any]) -> TaskSpec:
+    return TaskSpec(
+        name=name,
+        version=row["version"],
+        head=row["head"],
+        labels=tuple(row.get("labels", ())),
+        metric=row["metric"],
+        tail=row["tail"],
+        further_metrics=tuple(row.get("further_metrics", ())),
         max_answer=row["max_answer"],
     )
 

@@ -45,7 +45,7 @@ def read_hub(spec: TaskSpec, split: str, mirror: Path | None = None) -> list[Row
             raise ClbenchError(f"task '{spec.name}': no files {pattern} in {folder}")
         table = _load(files)
     place = f"{spec.hub.id}/{pattern}"
-    return _rows(spec.hub, table, place, derive_seed("hub", spec.name, split))
+    return _rows(spec.hub, table, place, derive_seed("hub", spec.data_name, split))
 
 
 def _local_copy(mirror: Path, hub: HubData) -> Path:

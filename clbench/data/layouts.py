@@ -3,6 +3,7 @@
 Every reader returns the same passage and answers for the same row, so that the prompt does not depend on the release.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from clbench.data.catalogue import superni_head
 from clbench.data.rows import Row, json_rows, read_json, text_field
 from clbench.data.tasks import SUFFIX, TaskSpec
 from clbench.errors import ClbenchError, unknown
@@ -34,7 +36,7 @@ class Layout:
         Raises:
             ClbenchError: the file is missing or malformed.
         """
-        path = self.path_of(folder, spec.name, split)
+        path = self.path_of(folder, spec.data_name, split)
         return [] if split == "dev" and not path.exists() else self.read(path, spec)
 
 
@@ -84,18 +86,57 @@ def read_olora(path: Path, spec: TaskSpec) -> list[Row]:
 
 
 def read_sapt(path: Path, spec: TaskSpec) -> list[Row]:
-    """Read a file of the SAPT release: `{Definition, ..., Instances: [{input, output}]}`, output a text or a list."""
+    """Read a file of the SAPT release: `{Definition, ..., Instances: [{input, output}]}`, output a text or a list.
+
+    The definition is taken from the task's specification; of a task that has none, from the file.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or "Instances" not in content:
         found = f"fields {', '.join(content)}" if isinstance(content, dict) else type(content).__name__
         raise ClbenchError(f"{path}: expected an object with the field 'Instances', found {found}")
-    renamed = dict(dict(SAPT_ANSWERS).get(spec.name, ()))
+    head = None if spec.head else superni_head(_definition(path, content))
+    renamed = dict(dict(SAPT_ANSWERS).get(spec.data_name, ()))
     rows = []
     for number, row in enumerate(json_rows(path, content["Instances"], "Instances: ")):
         place = f"{path}: row {number}"
         answers = [answer.strip() for answer in _outputs(place, row)]
         passage = text_field(place, row, "input").strip()
-        rows.append(Row(passage, tuple(renamed.get(answer, answer) for answer in answers), place, number))
+        rows.append(Row(passage, tuple(renamed.get(answer, answer) for answer in answers), place, number, head=head))
+    return rows
+
+
+def _definition(path: Path, content: Mapping[str, Any]) -> str:
+    found = content.get("Definition")
+    definition = found[0] if isinstance(found, list) and found else found
+    if not isinstance(definition, str) or not definition.strip():
+        raise ClbenchError(f"{path}: no text 'Definition', which the prompts of a task that is not built in begin with")
+    return definition.strip()
+
+
+def read_trace(path: Path, spec: TaskSpec) -> list[Row]:
+    """Read a file of the TRACE release: a JSON list of `{prompt, answer}`, the prompt complete.
+
+    The beginning and the end that all prompts of the task share are taken from its specification, so that what lies between them
+    is what may be shortened. In place of the development file the release has `eval.json`.
+
+    Raises:
+        ClbenchError: a prompt begins or ends otherwise.
+    """
+    rows = []
+    for number, row in enumerate(json_rows(path, read_json(path))):
+        place = f"{path}: row {number}"
+        prompt, answer = text_field(place, row, "prompt"), text_field(place, row, "answer")
+        text = prompt.rstrip()
+        for what, shared, there in (
+            ("begin", spec.head, text.startswith(spec.head)),
+            ("end", spec.tail, text.endswith(spec.tail)),
+        ):
+            if not there:
+                raise ClbenchError(
+                    f"{place}: the prompt does not {what} with {shared!r}, as those of task '{spec.name}' do: {text[:60]!r}"
+                )
+        passage = text[len(spec.head) : len(text) - len(spec.tail)].rstrip()
+        rows.append(Row(passage, (answer.strip(),), place, number, tail=prompt[len(spec.head) + len(passage) :]))
     return rows
 
 
@@ -123,8 +164,15 @@ def _sapt_path(folder: Path, task: str, split: str) -> Path:
     for name in (task, dict(SAPT_NAMES).get(task, task)):
         if (folder / name).is_dir():
             return folder / name / f"{split}.json"
+    numbered = sorted(folder.glob(f"{task}_*")) if re.fullmatch(r"task\d+", task) else []  # one by its number alone
+    if len(numbered) == 1:
+        return numbered[0] / f"{split}.json"
     present = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
     raise ClbenchError(f"{folder}: no folder '{task}' (tasks there: {present})")
+
+
+def _trace_path(folder: Path, task: str, split: str) -> Path:
+    return _sapt_path(folder, task, "eval" if split == "dev" else split)
 
 
 def _has(pattern: str, folder: Path) -> bool:
@@ -137,6 +185,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType({
         Layout(
             "rkif", "{train,test}/TASK.json", lambda folder: (folder / "train").is_dir(), _rkif_path, read_rkif
         ),
+        Layout("trace", "TASK/{train,eval,test}.json", partial(_has, "*/eval.json"), _trace_path, read_trace),
         Layout("sapt", "TASK/{train,test}.json", partial(_has, "*/train.json"), _sapt_path, read_sapt),
         Layout("olora", "GROUP/TASK/{train,test}.json", partial(_has, "*/*/train.json"), _olora_path, read_olora),
     )

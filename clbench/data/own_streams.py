@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clbench.data.answer_scores import takes_prompt
 from clbench.data.catalogue import known_streams
 from clbench.data.rows import Row, parse_toml, read_text
 from clbench.data.tables import read_table
-from clbench.data.tasks import Stream, TaskSpec
+from clbench.data.tasks import SHUFFLED, Stream, TaskSpec, name_passes
 from clbench.data.templates import Template, cell, cells
 from clbench.errors import ClbenchError, unknown
 
 STREAM_KEYS = ("name", "version", "order", "tasks")
-TASK_KEYS = ("train", "test", "prompt", "target", "labels", "label_names", "metric", "max_answer")
+TASK_KEYS = ("train", "test", "prompt", "target", "labels", "label_names", "metric", "further_metrics", "max_answer")
 REQUIRED = ("train", "test", "prompt", "target")
 TEXT_KEYS = (*REQUIRED, "metric")
 
@@ -23,7 +24,7 @@ EXAMPLE = '''\
 
 name = "{name}"   # in the records and the leaderboard
 version = 1              # raise it when you change something that changes a score
-# order = ["tickets", "summaries"]   # the order of learning; without it, the order below
+# order = ["tickets", "summaries"]   # the order of learning, a task twice if it is learned twice; without it, the order below
 
 [tasks.tickets]          # choose a label
 train = "tickets_train.csv"
@@ -45,7 +46,8 @@ train = "summaries_train.jsonl"
 test = "summaries_test.jsonl"
 prompt = "Summarise.\\n{{document}}\\nSummary:"
 target = "summary"       # in json, jsonl and parquet also a list of texts: each counts as right
-metric = "rouge_l"       # F-measure with stemmer; or token_f1
+metric = "rouge_l"       # F-measure with stemmer; or token_f1, bleu_4, edit_similarity ...
+# further_metrics = ["bleu_1"]   # their scores are kept in the record beside those of `metric`, which fills the matrix
 max_answer = 64          # tokens generated at most
 '''
 
@@ -113,8 +115,13 @@ def read_stream(path: Path) -> Stream:
     families = {stream.family for stream in known_streams().values()}
     if name.split(":")[0] in families:
         raise ClbenchError(f"{path}: the name '{name}' belongs to a built-in stream; give another")
-    specs = tuple(tasks[one].spec for one in order)
-    return Stream(name, order, specs, None, path, lambda spec, split: tasks[spec.name].rows(split))
+    if SHUFFLED in name:
+        raise ClbenchError(
+            f"{path}: the name '{name}' has a '{SHUFFLED}', after which the seed of an order stands; give another"
+        )
+    specs = name_passes([tasks[one].spec for one in order])
+    passes = tuple(spec.name for spec in specs)
+    return Stream(name, passes, specs, None, path, lambda spec, split: tasks[spec.data_name].rows(split))
 
 
 def _order(path: Path, content: Mapping[str, Any], tasks: Mapping[str, OwnTask]) -> tuple[str, ...]:
@@ -124,9 +131,6 @@ def _order(path: Path, content: Mapping[str, Any], tasks: Mapping[str, OwnTask])
     for name in order:
         if name not in tasks:
             raise ClbenchError(f"{path}: order: {unknown('task', name, tasks)}")
-    if len(set(order)) < len(order):
-        twice = next(name for name in order if order.count(name) > 1)
-        raise ClbenchError(f"{path}: order: task '{twice}' is listed twice; list each task once")
     return tuple(order)
 
 
@@ -171,6 +175,7 @@ def _read_task(path: Path, name: str, table: object, version: int) -> OwnTask:
         labels=labels,
         metric=table.get("metric", "exact_match" if labels else "rouge_l"),
         tail=template.tail,
+        further_metrics=_texts(place, table, "further_metrics", list),
         max_answer=longest,
         template=template.text,
     )
@@ -184,7 +189,7 @@ def _texts(place: str, table: Mapping[str, Any], key: str, kind: type) -> tuple[
         if not isinstance(value, str) or not value.strip():
             raise ClbenchError(f"{place}: '{key}' must be a list of texts; {value!r} is not a text")
     if len(set(values)) < len(values):
-        raise ClbenchError(f"{place}: '{key}' names a label twice")
+        raise ClbenchError(f"{place}: '{key}' names {'a metric' if key == 'further_metrics' else 'a label'} twice")
     return tuple(values)
 
 
@@ -214,11 +219,15 @@ def own_data(stream: Stream, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_metrics(stream: Stream, known: Mapping[str, Callable[..., float]]) -> None:
-    """Check that every task's metric is known.
+    """Check that every task's metrics are known, and that the one of a task with labels can compare two of them.
 
     Raises:
-        ClbenchError: a task names an unknown metric.
+        ClbenchError: a task names an unknown metric, or labels are to be scored by one that takes the question, too.
     """
     for spec in stream.specs:
-        if spec.metric not in known:
-            raise ClbenchError(f"stream '{stream.name}': task '{spec.name}': {unknown('metric', spec.metric, known)}")
+        place = f"stream '{stream.name}': task '{spec.name}':"
+        for metric in (spec.metric, *spec.further_metrics):
+            if metric not in known:
+                raise ClbenchError(f"{place} {unknown('metric', metric, known)}")
+        if spec.labels and takes_prompt(known[spec.metric]):
+            raise ClbenchError(f"{place} metric '{spec.metric}' takes the question, and labels have none; name another")

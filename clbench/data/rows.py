@@ -16,7 +16,8 @@ from clbench.errors import ClbenchError
 class Row:
     """One row of a data file: the question's text, the answers that count as right, where it stands, and its number there.
 
-    `tail` is what follows the passage to the letter, where the file itself has the end of the prompt.
+    `tail` is what follows the passage to the letter, where the file itself has the end of the prompt; `head` what precedes it,
+    where the task is known by its file alone.
     """
 
     passage: str
@@ -24,6 +25,7 @@ class Row:
     place: str = ""
     number: int = 0
     tail: str | None = None
+    head: str | None = None
 
 
 def read_text(path: Path) -> str:

@@ -56,6 +56,7 @@ class Selection:
     validation: int = 0
     evaluate_on: Literal["test", "validation"] = "test"
     template: Literal["auto", "plain", "alpaca", "release"] = "auto"
+    blur: float = 0.0
 
     @classmethod
     def of(cls, settings: Settings) -> "Selection":
@@ -86,13 +87,13 @@ def open_source(data: str, layout: str = "auto", stream: Stream | None = None) -
 
 
 def _toy_rows(spec: TaskSpec, split: str) -> list[Row]:
-    if spec.name not in TOY_TASKS:
+    if spec.data_name not in TOY_TASKS:
         raise ClbenchError(f"task '{spec.name}' has no toy data; give its folder with --data FOLDER")
     if split == "dev":
         return []
     return [
-        Row(passage, (target,), f"toy {spec.name} {split}: row {number}", number)
-        for number, (passage, target) in enumerate(toy_rows(spec.name, split))
+        Row(passage, (target,), f"toy {spec.data_name} {split}: row {number}", number)
+        for number, (passage, target) in enumerate(toy_rows(spec.data_name, split))
     ]
 
 
@@ -111,13 +112,39 @@ def make_tasks(source: Source, stream: Stream, selection: Selection, superni_met
     Raises:
         ClbenchError: the data is missing or malformed, has an answer outside the label set, or too few rows.
     """
-    return [_make_task(source, stream.spec(name), selection, superni_metric) for name in stream.tasks]
+    made = [_make_task(source, spec, selection, superni_metric) for spec in stream.specs]
+    return blurred(made, selection.blur, selection.seed) if selection.blur else made
+
+
+def blurred(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
+    """Return the tasks with blurred boundaries: neighbours exchange a share of their training rows, each row learned once.
+
+    Half of the share of a task's rows, drawn by the seed, are learned with the task before it, half with the one after it; of the
+    first and the last task, which have one neighbour, half of the share stays.
+    """
+    parts: list[list[Example]] = [[] for _ in tasks]
+    for number, task in enumerate(tasks):
+        chooser = random.Random(derive_seed("blur", seed, task.name))
+        order = chooser.sample(range(len(task.train)), len(task.train))
+        half = round(len(order) * share / 2)
+        early = set(order[:half]) if number > 0 else set()
+        late = set(order[half : 2 * half]) if number < len(tasks) - 1 else set()
+        for row, example in enumerate(task.train):
+            parts[number - (row in early) + (row in late)].append(example)
+    return [replace(task, train=tuple(part)) for task, part in zip(tasks, parts, strict=True)]
+
+
+def complete(stream: Stream, tasks: Sequence[Task]) -> Stream:
+    """Return the stream with the beginning of its prompts where a task is known by its file alone."""
+    heads = {task.name: task.test[0].head for task in tasks}
+    specs = tuple(spec if spec.head else replace(spec, head=heads[spec.name]) for spec in stream.specs)
+    return stream if specs == stream.specs else replace(stream, specs=specs)
 
 
 def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_metric: str) -> Task:
     balanced = bool(spec.labels)
     pool = usable_rows(spec, source.read(spec, "train"))
-    validation = choose_rows(pool, selection.validation, derive_seed("validation", spec.name), balanced)
+    validation = choose_rows(pool, selection.validation, derive_seed("validation", spec.data_name), balanced)
     asked = {row.passage for row in validation}
     pool = [row for row in pool if row.passage not in asked]
     if not pool or len(validation) < selection.validation:
@@ -125,7 +152,7 @@ def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_met
             f"task '{spec.name}': --validation {selection.validation} leaves nothing of its "
             f"{len(pool) + len(validation)} training rows"
         )
-    train_seed = derive_seed("train", selection.seed, spec.name)
+    train_seed = derive_seed("train", selection.seed, spec.data_name)
     limit = selection.limit_train
     if selection.train_per_class is not None:
         pool = choose_per_class(spec, pool, selection.train_per_class, train_seed)
@@ -138,7 +165,7 @@ def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_met
     if selection.evaluate_on == "test":
         rows = _test_rows(source, spec, selection.limit_test)
         tested = tuple(question(close(spec, row), row, "test") for row in rows)
-    chooser = random.Random(derive_seed("reference", selection.seed, spec.name))
+    chooser = random.Random(derive_seed("reference", selection.seed, spec.data_name))
     return Task(
         spec.name,
         tuple(
@@ -148,20 +175,21 @@ def _make_task(source: Source, spec: TaskSpec, selection: Selection, superni_met
         validated,
         spec.labels,
         spec.metric_mixed or spec.metric if superni_metric == "mixed" else spec.metric,
+        spec.further_metrics,
     )
 
 
 def _test_rows(source: Source, spec: TaskSpec, limit: int | None) -> list[Row]:
     rows = usable_rows(spec, source.read(spec, "test"))
-    seed = derive_seed("test", spec.name)
+    seed = derive_seed("test", spec.data_name)
     if limit is None and source.test_per_class is not None:
         return choose_per_class(spec, rows, source.test_per_class, seed)
     return choose_rows(rows, limit, seed, bool(spec.labels))
 
 
 def usual(spec: TaskSpec, row: Row) -> TaskSpec:
-    """Return a task as it is: its own tail closes the prompt."""
-    return spec
+    """Return a task as it is: its own tail closes the prompt; where the task has no head, that of its file opens it."""
+    return spec if row.head is None else replace(spec, head=row.head)
 
 
 def released(spec: TaskSpec, row: Row) -> TaskSpec:
@@ -174,7 +202,7 @@ def released(spec: TaskSpec, row: Row) -> TaskSpec:
         raise ClbenchError(
             f"{row.place}: has no white space of its own before 'Answer:': --template release reads the rkif layout"
         )
-    return replace(spec, tail=row.tail)
+    return replace(usual(spec, row), tail=row.tail)
 
 
 def question(spec: TaskSpec, row: Row, split: str) -> Example:
@@ -252,7 +280,7 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     """Return a digest of every prompt and answer and how it is scored, so that a record says on which data it was made."""
     digest = hashlib.sha256()
     for task in tasks:
-        digest.update(json.dumps([task.name, task.metric]).encode())
+        digest.update(json.dumps([task.name, *task.metrics]).encode())
         for split in (task.train, task.validation, task.test):
             rows = [(e.prompt, e.target, e.max_answer, *e.references) for e in split]
             digest.update(json.dumps(rows).encode())

@@ -1,12 +1,16 @@
 """The values of this room: an example, a task with its data, what is said of a task, a stream of tasks."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clbench.data.rows import Row
+from clbench.seeds import derive_seed
 
 SUFFIX = "\nAnswer:"
+SHUFFLED = "~"  # between a stream's name and the seed of its order
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,11 @@ class HubData:
 class TaskSpec:
     """What `tasks/*.toml` or a user's stream says of a task: its prompt, its label set (none: free text), its metric.
 
-    `metric_mixed` is the metric of the protocol that scores some tasks otherwise (`--superni-metric mixed`); `max_answer`
+    `metric_mixed` is the metric of the protocol that scores some tasks otherwise (`--superni-metric mixed`); `further_metrics`
+    are those whose scores a record keeps beside the one that fills its matrix; `max_answer`
     the tokens of its longest answer; `unlabelled` the marks that public data has in place of an answer; `template` the prompt of
-    a user's own task over the columns of its files, of which head and tail are the ends.
+    a user's own task over the columns of its files, of which head and tail are the ends. `again` is the task whose data it has,
+    where a stream learns that once more.
     """
 
     name: str
@@ -67,10 +73,17 @@ class TaskSpec:
     metric: str
     tail: str = SUFFIX
     metric_mixed: str | None = None
+    further_metrics: tuple[str, ...] = ()
     max_answer: int | None = None
     unlabelled: tuple[str, ...] = ()
     hub: HubData | None = None
     template: str | None = None
+    again: str | None = None
+
+    @property
+    def data_name(self) -> str:
+        """The name of its data: of a task that is learned once more, that of its first pass."""
+        return self.again or self.name
 
     def example(self, passage: str, target: str, references: tuple[str, ...] = (), id: str = "") -> Example:
         """Return one example in the task's prompt form."""
@@ -79,7 +92,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Task:
-    """One task with its data. `labels` is empty for free text; `metric` is a name in `clbench.data.answer_scores`."""
+    """One task with its data. `labels` is empty for free text; metrics are names in `clbench.data.answer_scores`."""
 
     name: str
     train: tuple[Example, ...]
@@ -87,6 +100,28 @@ class Task:
     validation: tuple[Example, ...] = ()
     labels: tuple[str, ...] = ()
     metric: str = "exact_match"
+    further_metrics: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric that fills the matrix, then the further ones."""
+        return (self.metric, *self.further_metrics)
+
+
+def name_passes(specs: Sequence[TaskSpec]) -> tuple[TaskSpec, ...]:
+    """Return the specifications with a name for each pass: of a task that stands there before, 'agnews@2', 'agnews@3'."""
+    passes: Counter[str] = Counter()
+    named = []
+    for spec in specs:
+        first = spec.data_name
+        passes[first] += 1
+        number = passes[first]
+        named.append(
+            replace(spec, name=first, again=None)
+            if number == 1
+            else replace(spec, name=f"{first}@{number}", again=first)
+        )
+    return tuple(named)
 
 
 @dataclass(frozen=True)
@@ -106,7 +141,15 @@ class Stream:
     @property
     def family(self) -> str:
         """What runs over several orders share: 'long' for 'long:1'."""
-        return self.name.split(":")[0]
+        return self.name.split(":")[0].split(SHUFFLED)[0]
+
+    def shuffled(self, seed: int) -> "Stream":
+        """Return the stream 'long:1~7' of the same tasks in the order that a seed draws."""
+        drawn = random.Random(derive_seed("order of tasks", seed)).sample(self.specs, len(self.specs))
+        specs = name_passes(drawn)
+        return replace(
+            self, name=f"{self.name}{SHUFFLED}{seed}", tasks=tuple(spec.name for spec in specs), specs=specs, order=None
+        )
 
     def spec(self, task: str) -> TaskSpec:
         """Return the specification of one of its tasks."""

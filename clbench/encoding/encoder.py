@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clbench.data.tasks import Example
-from clbench.encoding.round_trip import PLAIN
+from clbench.encoding.round_trip import PLAIN, in_parts
 from clbench.encoding.token_cache import TokenCache
 from clbench.errors import ClbenchError
 
@@ -14,10 +14,14 @@ LONGEST_ANSWER = 128  # tokens, where neither a setting nor the task says
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids. The labels are closed by the end token; for an encoder the prompt is as well."""
+    """One example as token ids. The labels are closed by the end token; for an encoder the prompt is as well.
+
+    `cut` says whether tokens were cut from the prompt.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    cut: bool = False
 
 
 @dataclass
@@ -55,21 +59,30 @@ class Encoder:
             return self._make(examples, longest)
         texts = [(e.head, e.passage, e.tail, e.target, most) for e, most in zip(examples, longest, strict=True)]
         key = [self.max_input, self.end, texts]
-        lists = self.cache.load(key, 2 * len(examples))
+        lists = self.cache.load(key, 2 * len(examples) + 1)
         if lists is not None:
-            return [Encoded(*pair) for pair in zip(lists[::2], lists[1::2], strict=True)]
+            *pairs, cut = lists
+            return [Encoded(*one) for one in zip(pairs[::2], pairs[1::2], map(bool, cut), strict=True)]
         made = self._make(examples, longest)
-        self.cache.save(key, [ids for encoded in made for ids in (encoded.input_ids, encoded.labels)])
+        pairs = [ids for encoded in made for ids in (encoded.input_ids, encoded.labels)]
+        self.cache.save(key, [*pairs, [int(encoded.cut) for encoded in made]])
         return made
 
     def _make(self, examples: Sequence[Example], longest: Sequence[int]) -> list[Encoded]:
-        prompts = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True, **PLAIN)
         targets = self._targets([example.target for example in examples])
+        prompts = [one for part in in_parts([e.prompt for e in examples]) for one in self._prompts(examples[part])]
         return [
-            Encoded(self._open(shorten(ids, offsets, example, self.max_input)), shorten_target(target, most))
-            for ids, offsets, example, target, most in zip(
-                prompts["input_ids"], prompts["offset_mapping"], examples, targets, longest, strict=True
-            )
+            Encoded(prompt, shorten_target(target, most), cut)
+            for (prompt, cut), target, most in zip(prompts, targets, longest, strict=True)
+        ]
+
+    def _prompts(self, examples: Sequence[Example]) -> list[tuple[list[int], bool]]:
+        """Return the prompts of some examples as token ids, and whether they were cut."""
+        read = self.tokenizer([example.prompt for example in examples], return_offsets_mapping=True, **PLAIN)
+        rows = zip(read["input_ids"], read["offset_mapping"], examples, strict=True)
+        return [
+            (self._open(shorten(ids, offsets, example, self.max_input)), len(ids) > self.max_input)
+            for ids, offsets, example in rows
         ]
 
     def _targets(self, texts: list[str]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clbench.atomic import make_folder, regular, write_atomically
 
-FORM = 2  # goes up when the way of shortening a prompt changes, or what a file holds
+FORM = 3  # goes up when the way of shortening a prompt changes, or what a file holds
 VARIABLE = "CLBENCH_CACHE"  # the folder; "none" keeps nothing
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from clbench.atomic import read_file
-from clbench.data.answer_scores import METRICS, Metric, score_answers
+from clbench.data.answer_scores import METRICS, Metric, score_each, takes_prompt
 from clbench.errors import ClbenchError, unknown
 from clbench.records.record import Record
 
@@ -94,14 +94,19 @@ def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int,
 
 
 def row_scores(answers: Sequence[Answer], metric: str, known: Mapping[str, Metric] = METRICS) -> list[float]:
-    """Return the score of each answer, in percent.
+    """Return the score of each answer, in percent; by a metric that takes the question, which no answer has, the stored one.
 
     Raises:
-        ClbenchError: no such metric.
+        ClbenchError: no such metric, or a stored score is missing.
     """
     if metric not in known:
         raise unknown("metric", metric, known)
-    return [score_answers(metric, [answer.text], [answer.accepted], known) for answer in answers]
+    if not takes_prompt(known[metric]):
+        return score_each(metric, [answer.text for answer in answers], [answer.accepted for answer in answers], known)
+    stored = [answer.score for answer in answers if answer.score is not None]
+    if len(stored) < len(answers):
+        raise ClbenchError(f"metric '{metric}' takes the question, and of some answers no score is stored")
+    return stored
 
 
 def scores_of(answers: Sequence[Answer], metric: str, known: Mapping[str, Metric] = METRICS) -> list[float]:

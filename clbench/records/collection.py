@@ -76,8 +76,9 @@ class Records:
         """Return plain rows, one a run, an evaluated cell of the score matrix, or an answer.
 
         Scores are percent, times seconds, memory bytes; tasks are numbered from 0. A run's row has a column for each setting by
-        its name and for each option as `option.NAME`. The row of a cell is the score on `task` after learning `after_task`; that
-        of an answer has the question's `id`, the answers that count as right (`accepted`) and its `score`.
+        its name and for each option as `option.NAME`. The row of a cell is the score on `task` after learning `after_task`, with
+        those by the task's further metrics as `score.NAME`; that of an answer has the question's `id`, the answers that count as
+        right (`accepted`) and its `score`.
 
         Raises:
             ClbenchError: no such kind, or the answers are not there.
@@ -140,7 +141,14 @@ def run_rows(record: Record) -> Rows:
 def cell_rows(record: Record) -> Rows:
     """Return one row a cell of a run's score matrix that was evaluated."""
     return [
-        {**cell_of(record, after, number), "score": score}
+        {
+            **cell_of(record, after, number),
+            "score": score,
+            **{
+                f"score.{metric}": record.further_scores[metric][after][number]
+                for metric in record.tasks[number].further_metrics
+            },
+        }
         for after, scores in enumerate(record.scores)
         for number, score in enumerate(scores)
         if score is not None

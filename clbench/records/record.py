@@ -26,7 +26,9 @@ SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
 Number = float | None
 Row = tuple[Number, ...]
 # What the leaderboard says beside a score, in a word.
-Mark = Literal["diverged", "empty answers", "unwritable answers", "backbone changed", "empty memory"]
+Mark = Literal[
+    "diverged", "empty answers", "unwritable answers", "unreadable prompts", "backbone changed", "empty memory"
+]
 
 
 class AboutMethod(Struct, frozen=True, kw_only=True):
@@ -60,11 +62,16 @@ class StreamInfo(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """A task, its labels (empty: free text), and how many rows of each split the run used; none where the record does not say."""
+    """A task, its labels (empty: free text), and how many rows of each split the run used; none where the record does not say.
+
+    `shortened` counts the prompts, of training and test rows, that were longer than `max_input`: the passage's middle was cut.
+    """
 
     name: str
     version: int
     metric: str = "exact_match"
+    further_metrics: tuple[str, ...] = ()
+    shortened: int | None = None
     train: int | None = None
     test: int | None = None
     validation: int | None = None
@@ -168,8 +175,9 @@ class Record(Struct, frozen=True, kw_only=True):
     """A finished run. `scores[i][j]` is the score on task j after learning task i, percent, none where not evaluated.
 
     `settings` are all settings but stream and seed, which have fields of their own; a record of an earlier version may lack
-    some: `setting` fills in. `learned` is what the method reported of each task. `marks` are in a word what a reader of the
-    scores must know; `notes` say it in sentences, and where a record was converted.
+    some: `setting` fills in. `further_scores` has such a matrix for each metric that a task names beside the one of `scores`.
+    `learned` is what the method reported of each task. `marks` are in a word what a reader of the scores must know; `notes` say
+    it in sentences, and where a record was converted.
     """
 
     schema_version: Literal[2] = 2
@@ -182,6 +190,7 @@ class Record(Struct, frozen=True, kw_only=True):
     settings: dict[str, Value]
     tasks: tuple[TaskInfo, ...]
     scores: tuple[Row, ...]
+    further_scores: dict[str, tuple[Row, ...]] = {}
     metrics: Measures
     learned: tuple[dict[str, Number], ...] = ()
     costs: tuple[Cost, ...] = ()
@@ -203,8 +212,9 @@ class Record(Struct, frozen=True, kw_only=True):
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError("the tasks must be one or more, each named once")
-        if len(self.scores) != len(names) or any(len(row) != len(names) for row in self.scores):
-            raise ValueError(f"the scores must be {len(names)} rows of {len(names)}, one of each task")
+        for scores in (self.scores, *self.further_scores.values()):
+            if len(scores) != len(names) or any(len(row) != len(names) for row in scores):
+                raise ValueError(f"the scores must be {len(names)} rows of {len(names)}, one of each task")
         for name, value in self.settings.items():
             if name in list_settings() and not list_settings()[name].has_type(value):
                 raise ValueError(f"setting '{name}' has the value {value!r:.60}")

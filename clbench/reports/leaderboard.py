@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROTOCOL = "protocol"  # as the recipe calls the protocol version, where it varies
 ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers", "tuned")
 WORTH_A_WORD = {"answers": "labels", "batching": "shuffled", "template": "release"}  # values that the recipe says
-STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI"}
+STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI", "trace": "TRACE"}
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 RECIPES_NOTE = (
     "Rows of several recipes (last column) stand in the order of OP: what they differ in beside the method counts, too."

@@ -20,6 +20,10 @@ from clbench.errors import ClbenchError
 from clbench.learning.replay_memory import Memory
 
 KIND = "$kind"
+CONTENT = "content"
+MOST_HEADER = (
+    50_000_000  # characters: safetensors reads no header of more than 100 MB, and a long run has that many answers
+)
 SCHEMA_VERSION = 3  # 1: without schema and identity; 2: without digest and versions
 
 
@@ -55,7 +59,12 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], identity: str) -> No
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(content, "state", tensors))
     header = {"schema_version": str(SCHEMA_VERSION), "identity": identity, **_versions()}
-    stored = save(tensors, header | {"content": text, "digest": _digest(text, tensors)})
+    header["digest"] = _digest(text, tensors)
+    if len(text) > MOST_HEADER:
+        tensors[CONTENT] = torch.frombuffer(bytearray(text.encode("ascii")), dtype=torch.uint8)
+    else:
+        header[CONTENT] = text
+    stored = save(tensors, header)
     write_atomically(path, lambda temporary: temporary.write_bytes(stored))
 
 
@@ -93,10 +102,11 @@ def read_checkpoint(
             fault = _fault_of_header(header, identity, versions)
             tensors = {} if fault else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not fault:
-            if header["digest"] != _digest(header["content"], tensors):
+            text = bytes(tensors.pop(CONTENT).numpy()).decode() if CONTENT in tensors else header[CONTENT]
+            if header["digest"] != _digest(text, tensors):
                 raise ValueError("its digest is another one")
             placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-            content: dict[str, Any] = _unpack(parse_json(header["content"]), placed)
+            content: dict[str, Any] = _unpack(parse_json(text), placed)
             return content
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"damaged checkpoint ({error})") from None

@@ -22,10 +22,17 @@ from clbench.spec import PROTOCOL_VERSION, RunSpec
 ACTING_HOOKS = ("run_stream", "attach", "evaluate")  # by which a plugin takes over a part of every run
 
 
+# Settings that came after the first runs of this protocol version, with the values at which they change nothing: those runs are
+# still the same then, so that they are not made again.
+LATER_SETTINGS = {"blur": 0.0}
+
+
 def identity_of(spec: RunSpec, digests: Digests) -> str:
     """Return the identity of a run, a hexadecimal digest; the one place that says what it is made of."""
+    said = spec.as_dict()
+    settings = {name: value for name, value in said["settings"].items() if (name, value) not in LATER_SETTINGS.items()}
     parts = {
-        "spec": spec.as_dict(),
+        "spec": {**said, "settings": settings},
         "protocol_version": PROTOCOL_VERSION,
         "data": digests.data,
         "plugin": digests.plugin,
@@ -42,7 +49,8 @@ def plugin_digest(plugins: Plugins, method: Method, tasks: Sequence[Task]) -> st
     what it imports from its own folder. An import that is only made up while the module runs is not seen.
     """
     modules = [_module_of(method.factory), plugins.modules.get(method.origin)]
-    modules += [_module_of(plugins.metrics[task.metric]) for task in tasks if task.metric not in METRICS]
+    used = {metric for task in tasks for metric in task.metrics if metric not in METRICS}
+    modules += [_module_of(plugins.metrics[metric]) for metric in used]
     modules += [module for module in plugins.modules.values() if _takes_over(module)]
     found = {path for module in modules if module is not None for path in source_files(module)}
     digest = hashlib.sha256(method.name.encode())

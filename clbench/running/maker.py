@@ -15,8 +15,8 @@ from clbench.records.files import RunFiles, read_record
 from clbench.records.record import Record
 from clbench.records.summary import disagreement_text, summarise
 from clbench.running.opening import OpenedRun, RunOpener
-from clbench.running.remarks import on_memory, on_processes
-from clbench.running.run import execute_run
+from clbench.running.remarks import on_processes
+from clbench.running.run import execute_run, remarks_beforehand
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
 from clbench.running.watchers.progress_log import ProgressLog
@@ -83,7 +83,7 @@ class RunMaker:
         audit = self.opener.audit(spec.settings)
         if audit.errors:
             self.console.print(f"errors in the data: {audit.errors}; see `clbench audit`", style="yellow")
-        early = [remark.note for remark in on_memory(opened.method, spec.options, opened.tasks)]
+        early = [remark.note for remark in remarks_beforehand(opened, backbone.tokenizer)]
         self._warn(early)
         watchers = [*self.watchers(spec), *others]
         record = execute_run(opened, backbone, watchers, self.save_adapter, audit, self.devices, self.every)

@@ -35,7 +35,7 @@ def run(
 
     Args:
         method: its name (`clbench methods`).
-        order: the paper's number of a stream, 1-8; in place of the setting `stream`.
+        order: the number of a stream's order, 1-9; in place of the setting `stream`.
         options: of the method, where they are not the defaults; `{"variant": NAME}` is a named set of them.
         preset: a named set of settings (`clbench presets`), or the file of `clbench tune`; none: the backbone's, if there is one.
         plugins: plugin files, beside clbench's own and those of installed packages.

@@ -11,12 +11,13 @@ from clbench.data.audit import Audit, audit_stream
 from clbench.data.sources import (
     Selection,
     Source,
+    complete,
     fingerprint,
     fingerprint_questions,
     make_tasks,
     open_source,
 )
-from clbench.data.streams import find_stream
+from clbench.data.streams import find_stream, split_order
 from clbench.data.tasks import Stream, Task
 from clbench.discovery import Method, Plugins
 from clbench.errors import ClbenchError
@@ -80,7 +81,7 @@ class RunOpener:
         )
         identity = identity_of(spec, digests)
         files = RunFiles.of(self.results, spec, identity)
-        return OpenedRun(spec, self.plugins, method, instance, stream, tasks, digests, identity, files)
+        return OpenedRun(spec, self.plugins, method, instance, complete(stream, tasks), tasks, digests, identity, files)
 
     def audit(self, settings: Settings) -> Audit:
         """Return the audit of a run's data."""
@@ -101,10 +102,10 @@ def _find_stream(data: str, name: str) -> Stream:
     """Return the stream of a name; that of a user's file where the data is one."""
     if not data.endswith(".toml"):
         return find_stream(name)
-    stream = find_stream(data)
-    if stream.name != name:
+    stream, (wanted, seed) = find_stream(data), split_order(name)
+    if stream.name != wanted:
         raise ClbenchError(f"'{data}' is the file of stream '{stream.name}', not data for '{name}': --stream {data}")
-    return stream
+    return stream if seed is None else stream.shuffled(seed)
 
 
 def cut_short(opened: OpenedRun, spec: RunSpec, tasks: Sequence[Task], files: RunFiles) -> OpenedRun:

@@ -59,6 +59,11 @@ class Progress:
     logs: dict[str, Any] = field(default_factory=dict)
 
 
+def asked(task: Task, known: Mapping[str, Metric]) -> tuple[list[tuple[str, ...]], Mapping[str, Metric], list[str]]:
+    """Return what scores of a task's answers are made of beside these: the right ones, the metrics by name, the questions."""
+    return [example.accepted for example in task.test], known, [example.prompt for example in task.test]
+
+
 @dataclass(eq=False)
 class Run:
     """One run as a `run_stream` hook sees it: tasks to learn, cells to fill."""
@@ -205,9 +210,8 @@ class Run:
             task = self.tasks[j]
             begin = time.perf_counter()
             answers = self.ask(task)
-            accepted = [example.accepted for example in task.test]
             with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
-                score = score_answers(task.metric, answers, accepted, self.metrics)
+                score = score_answers(task.metric, answers, *asked(task, self.metrics))
             self.progress.scores[index][j] = score
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
@@ -283,7 +287,7 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         content = {
-            "progress": asdict(self.progress),
+            "progress": vars(self.progress),  # as it is: it may be long
             "weights": self.learner.weights.data,
             "method": state_of(self.method),
             "random": random_states(self.learner.device),

@@ -79,6 +79,19 @@ def on_targets(task: Task, metric: Metric, written: Callable[[Sequence[str]], Se
     return [Remark("unwritable answers", note)]
 
 
+def on_prompts(task: Task, unread: Callable[[Sequence[str]], Sequence[str]]) -> list[Remark]:
+    """Remark that the tokenizer does not know the letters of a task's questions, which say nothing to the model then."""
+    passages = [example.passage for example in (*task.train, *task.test)]
+    lost = unread(passages)
+    if not lost:
+        return []
+    note = (
+        f"task '{task.name}': {len(lost)} of {len(passages)} questions cannot be read, the tokenizer not knowing their letters, "
+        f"as of {lost[0][:20]!r}; take another backbone"
+    )
+    return [Remark("unreadable prompts", note)]
+
+
 def on_memory(method: Method, options: Mapping[str, Any], tasks: Sequence[Task]) -> list[Remark]:
     """Remark that a method's memory keeps nothing of earlier tasks, since they have so few rows: it replays nothing then."""
     memory, earlier = method.about.memory, tasks[:-1]

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from clbench.atomic import make_folder, write_folder_atomically
-from clbench.data.answer_scores import Metric, lost_answers, lost_text
+from clbench.data.answer_scores import Metric, lost_answers, lost_text, score_answers, score_each
 from clbench.data.audit import Audit
 from clbench.data.sources import check_labels_round_trip
 from clbench.data.tasks import Task
 from clbench.discovery import run_manager
 from clbench.encoding.encoder import longest_answer
-from clbench.encoding.round_trip import written
+from clbench.encoding.round_trip import unread, written
 from clbench.errors import ClbenchError, blame
 from clbench.learning.learner import Learner
 from clbench.model.backbone import Backbone, adapted_modules
@@ -24,15 +25,23 @@ from clbench.model.devices import ALONE, Devices
 from clbench.model.frozen import Frozen
 from clbench.model.reach import check_reach
 from clbench.records import metrics
-from clbench.records.answers import Answer, AnswerRow, row_scores
+from clbench.records.answers import AnswerRow
 from clbench.records.heartbeat import Heartbeat
 from clbench.records.record import AboutMethod, MethodInfo, PeakMemory, Record, StreamInfo, TaskInfo, make_record
 from clbench.running.cost import CostMeter
 from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
-from clbench.running.protocol import DefaultProtocol, Progress, Run
-from clbench.running.remarks import Remark, on_answers, on_backbone, on_memory, on_processes, on_targets
+from clbench.running.protocol import DefaultProtocol, Progress, Run, asked
+from clbench.running.remarks import (
+    Remark,
+    on_answers,
+    on_backbone,
+    on_memory,
+    on_processes,
+    on_prompts,
+    on_targets,
+)
 from clbench.running.saved_learner import save_learner
 from clbench.running.watchers.tracker import Tracker
 from clbench.spec import PROTOCOL_VERSION
@@ -118,17 +127,19 @@ def remarks_on(run: Run, changed: Sequence[str]) -> list[Remark]:
     Args:
         changed: names of the frozen tensors that the run changed.
     """
-    opened = run.opened
-    of_memory = on_memory(opened.method, opened.spec.options, opened.tasks)
     kept = [msgspec.convert(remark, Remark) for remark in run.progress.remarks]
     last = run.progress.answers.get(str(len(run.tasks) - 1), {})
-    tokenizer, metrics_known = run.learner.tokenizer, run.metrics
-    unwritable = [
-        remark
-        for task in run.tasks
-        for remark in on_targets(task, metrics_known[task.metric], lambda texts: written(tokenizer, texts))
-    ]
-    return [*of_memory, *kept, *on_answers(run.tasks, last), *on_backbone(changed), *unwritable]
+    beforehand = remarks_beforehand(run.opened, run.learner.tokenizer)
+    return [*beforehand, *kept, *on_answers(run.tasks, last), *on_backbone(changed)]
+
+
+def remarks_beforehand(opened: OpenedRun, tokenizer: Any) -> list[Remark]:
+    """Return what a reader of a run's scores must know, as far as that is known before anything is learned."""
+    found = on_memory(opened.method, opened.spec.options, opened.tasks)
+    for task in opened.tasks:
+        found += on_prompts(task, partial(unread, tokenizer))
+        found += on_targets(task, opened.plugins.metrics[task.metric], partial(written, tokenizer))
+    return found
 
 
 def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) -> None:
@@ -177,8 +188,9 @@ def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> 
         stream=StreamInfo(name=opened.stream.name, family=opened.stream.family, order=opened.stream.order),
         seed=opened.spec.seed,
         settings=opened.spec.recorded_settings,
-        tasks=_task_infos(opened),
+        tasks=_task_infos(run),
         scores=progress.scores,
+        further_scores=_further_scores(run),
         metrics={
             "op": metrics.overall_performance(progress.scores),
             "bwt": metrics.backward_transfer(progress.scores),
@@ -218,19 +230,37 @@ def _method_info(opened: OpenedRun) -> MethodInfo:
     )
 
 
-def _task_infos(opened: OpenedRun) -> list[TaskInfo]:
+def _task_infos(run: Run) -> list[TaskInfo]:
+    encode = run.learner.feed.encoder.encode
     return [
         TaskInfo(
             name=task.name,
-            version=opened.stream.spec(task.name).version,
+            version=run.opened.stream.spec(task.name).version,
             metric=task.metric,
+            further_metrics=task.further_metrics,
+            shortened=sum(row.cut for row in encode([*task.train, *task.test])),
             train=len(task.train),
             test=len(task.test),
             validation=len(task.validation),
             labels=task.labels,
         )
-        for task in opened.tasks
+        for task in run.tasks
     ]
+
+
+def _further_scores(run: Run) -> dict[str, list[list[float | None]]]:
+    """Return the matrix of scores by each metric that a task names beside its first; none in the columns of other tasks."""
+    matrices: dict[str, list[list[float | None]]] = {}
+    for name in dict.fromkeys(name for task in run.tasks for name in task.further_metrics):
+        matrices[name] = [[None] * len(run.tasks) for _ in run.tasks]
+    for index, of_task in run.progress.answers.items():
+        for j, answers in of_task.items():
+            task = run.tasks[int(j)]
+            for name in task.further_metrics:
+                with blame(f"metric '{name}' failed on task '{task.name}'"):
+                    score = score_answers(name, answers, *asked(task, run.metrics))
+                matrices[name][int(index)][int(j)] = score
+    return matrices
 
 
 def _answer_rows(run: Run) -> list[AnswerRow]:
@@ -238,11 +268,10 @@ def _answer_rows(run: Run) -> list[AnswerRow]:
     for index, of_task in run.progress.answers.items():
         for j, answers in of_task.items():
             task = run.tasks[int(j)]
-            given = [Answer(answer, example.accepted) for answer, example in zip(answers, task.test, strict=True)]
             with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
-                scores = row_scores(given, task.metric, run.metrics)
+                scores = score_each(task.metric, answers, *asked(task, run.metrics))
             for number, (answer, example, score) in enumerate(zip(answers, task.test, scores, strict=True)):
-                asked = AnswerRow(
+                said = AnswerRow(
                     after=int(index),
                     task=task.name,
                     row=number,
@@ -252,5 +281,5 @@ def _answer_rows(run: Run) -> list[AnswerRow]:
                     id=example.id,
                     score=score,
                 )
-                rows.append(asked)
+                rows.append(said)
     return rows

@@ -17,6 +17,9 @@ class Words:
     def count(self, examples):
         return [len(example.prompt.split()) for example in examples]
 
+    def unread(self, texts):
+        return [text for text in texts if "判" in text]
+
     def written(self, texts):
         return [text.replace("z", "") for text in texts]
 
@@ -37,6 +40,15 @@ NEW = [(f"Text: new {i}", "Good" if i % 2 else "Bad") for i in range(200)]
 
 def messages(result) -> list[str]:
     return [str(finding) for finding in result.findings]
+
+
+def test_questions_in_letters_that_the_tokenizer_does_not_know():
+    foreign = [(f"判 {i}", "Good" if i % 2 else "Bad") for i in range(20)]
+    said = "questions cannot be read, the tokenizer not knowing their letters, as of '判 0'"
+    result = audit({"sst-2": {"train": foreign, "test": NEW[:10]}}, tokens=Words())
+    assert messages(result) == [f"error: sst-2: 20 of 30 {said}"]
+    result = audit({"sst-2": {"train": foreign, "test": NEW}}, tokens=Words())
+    assert messages(result) == [f"warning: sst-2: 20 of 220 {said}"]
 
 
 def test_faultless_data_has_no_findings():

@@ -39,6 +39,11 @@ def write_layout(folder: Path, layout: str) -> Path:
             elif layout == "olora":
                 write(folder / GROUPS[task] / f"{split}.json", [{"label": label, "sentence": f"{passage}\n"}])
                 write(folder / GROUPS[task] / "labels.json", [label])
+            elif layout == "trace":
+                spec = task_specs()[task]
+                for name in (split, "eval"):
+                    row = {"prompt": f"{spec.head}{passage}\n{spec.tail} ", "answer": f"{label} "}
+                    write(folder / task / f"{name}.json", [row])
             else:
                 name, renamed = SAPT.get(task, (task, {}))
                 row = {"input": passage, "output": renamed.get(label, label)}
@@ -112,6 +117,31 @@ def test_the_released_end_of_a_prompt_is_kept_to_the_letter(tmp_path):
     assert fingerprint([plain]) != fingerprint([released])
     with pytest.raises(ClbenchError, match=r"toy sst-2 test: row \d+: .*--template release reads the rkif layout"):
         make_tasks(open_source("toy"), stream, Selection(template="release"))
+
+
+def test_trace_s_prompts_begin_and_end_as_its_tasks_say_and_keep_every_letter(tmp_path):
+    spec = task_specs()["C-STANCE"]
+    rows = [{"prompt": f"{spec.head}文本。\n对象{spec.tail}", "answer": letter} for letter in "ABC"]
+    for split in ("train", "eval", "test"):
+        write(tmp_path / "C-STANCE" / f"{split}.json", rows)
+    source, stream = open_source(str(tmp_path)), find_stream("C-STANCE")
+    (task,) = make_tasks(source, stream, Selection())
+    assert [row.prompt for row in task.train] == [row["prompt"] for row in rows]
+    assert task.labels == ("A", "B", "C")
+    assert len(source.read(spec, "dev")) == 3
+    write(tmp_path / "C-STANCE" / "test.json", [{"prompt": "判断", "answer": "A"}])
+    with pytest.raises(ClbenchError, match=r"test.json: row 0: the prompt does not begin with '判断以下"):
+        make_tasks(open_source(str(tmp_path)), stream, Selection())
+
+
+@needs_data
+def test_the_prompts_of_trace_are_those_of_the_released_files():
+    source, stream = open_source(str(REAL / "trace")), find_stream("9")
+    for task in make_tasks(source, stream, Selection(template="release")):
+        for split, examples in (("train", task.train), ("test", task.test)):
+            rows = json.loads((REAL / "trace" / task.name / f"{split}.json").read_text("utf-8"))
+            assert [row["prompt"] for row in rows] == [example.prompt for example in examples]
+            assert [row["answer"].strip() for row in rows] == [example.target for example in examples]
 
 
 @needs_data

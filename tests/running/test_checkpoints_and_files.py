@@ -11,6 +11,7 @@ from clbench.data.tasks import Example
 from clbench.errors import ClbenchError, ClbenchWarning
 from clbench.learning.replay_memory import Memory
 from clbench.records.files import RunFiles, read_record, read_records, slug
+from clbench.running import checkpoints
 from clbench.running.checkpoints import load_checkpoint, restore_state, save_checkpoint, state_of
 from clbench.settings import Settings
 from clbench.spec import RunSpec
@@ -27,7 +28,9 @@ class Method:
     seen: dict[str, object] = field(default_factory=dict, init=False)
 
 
-def test_state_round_trips(tmp_path):
+@pytest.mark.parametrize("most", [checkpoints.MOST_HEADER, 10])  # characters in the header, or all beside the tensors
+def test_state_round_trips(tmp_path, most, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MOST_HEADER", most)
     method = Method()
     method.memory.of_task["t"] = (EXAMPLE,)
     method.anchors = [torch.arange(3.0), torch.ones(2, dtype=torch.bfloat16)]
