@@ -1,4 +1,4 @@
-"""The same grid on Ray and on submitit's executors gives the records that it gives alone. Run with `-m engines`."""
+"""The same grid on Ray and on submitit's executors gives the records that it gives alone. Run with `-m engines`; what Ray survives, is in `test_killed_sweep`."""
 
 import random
 from pathlib import Path
@@ -7,14 +7,7 @@ import pytest
 
 from clbench.records.files import RunFiles
 from clbench.running.engines.ray import read_files
-from tests.running.test_killed_sweep import check, compare_with_alone, write_grid
-
-RAY = ["--engine", "ray"]
-
-
-@pytest.mark.engines
-def test_ray_survives_kills(tiny_folder: Path, tmp_path: Path) -> None:
-    check(tmp_path, tiny_folder, ["lorareplay"], seeds=3, workers=2, drivers=1, engine=RAY)
+from tests.running.test_killed_sweep import compare_with_alone, write_grid
 
 
 @pytest.mark.engines
