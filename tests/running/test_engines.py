@@ -1,4 +1,4 @@
-"""The same grid on Ray and on submitit's executors gives the records that it gives alone. Run with `-m engines`; what Ray survives, is in `test_killed_sweep`."""
+"""The same grid on Ray and on submitit gives the records that it gives alone (`-m engines`). Kills: `test_killed_sweep`."""
 
 import random
 from pathlib import Path
