@@ -51,6 +51,9 @@ CASES = {  # a method, its options, and settings
     "migu, random": ("migu", {"rows": "random", "skip_first_task": False}, SHORT),
     "moelora": ("moelora", {}, SHORT),
     "sapt": ("sapt", MEMORY, SHORT),
+    "lwf": ("lwf", {}, SHORT),
+    "nlora": ("nlora", {"strength": 0.01}, SHORT),
+    "ella": ("ella", {"strength": 100.0}, SHORT),
 }
 OTHER_NUMBERS = ("migu, random",)  # drawn at random by the first process
 REFUSED = {
