@@ -22,7 +22,8 @@ from clbench.model.weights import Weights
 ADAPTER = "default"
 ADAPTER_FILE = "adapter_model.safetensors"
 Gate = Callable[[int, Tensor], Tensor]
-Pairs = Sequence[tuple[Tensor, Tensor]]  # of each layer A (ranks, inputs) and B (outputs, ranks)
+Pairs = Sequence[tuple[Tensor, Tensor]]
+"""A and B of each adapted layer, (ranks, inputs) and (outputs, ranks)."""
 
 
 class Blocks:
