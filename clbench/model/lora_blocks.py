@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from clbench.model.weights import Weights
 ADAPTER = "default"
 ADAPTER_FILE = "adapter_model.safetensors"
 Gate = Callable[[int, Tensor], Tensor]
+Pairs = Sequence[tuple[Tensor, Tensor]]
+"""A and B of each adapted layer, (ranks, inputs) and (outputs, ranks)."""
 
 
 class Blocks:
@@ -77,6 +79,17 @@ class Blocks:
             key: torch.stack([views[f"{name}.lora_{key[0]}.{ADAPTER}.weight"] for name in names])
             for key, names in self._groups().items()
         }
+
+    def pairs(self, weights: Weights, vector: Tensor) -> Pairs:
+        """Return each layer's trainable A and B, in the order of `layers`, as views of a flat vector: values or a gradient."""
+        views = weights.views(vector)
+        return [
+            (views[f"{name}.lora_A.{ADAPTER}.weight"], views[f"{name}.lora_B.{ADAPTER}.weight"]) for name in self.layers
+        ]
+
+    def past_pairs(self) -> Pairs:
+        """Return each layer's frozen A and B, those of all blocks as one; none in the first task."""
+        return [variant.past for variant in self._variants if variant.past is not None]
 
     def save(self, adapter: PeftModel, folder: Path) -> None:
         """Write all blocks as one PEFT adapter whose scaling is theirs, the frozen ones first."""

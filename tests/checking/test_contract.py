@@ -23,6 +23,7 @@ VARIANTS = [
     ("olora", {"ortho_norm": "l2sq", "lambda2": "0.1"}),
     ("sapt", {"pseudo": "generator", "generator_steps": "18"}),
     ("moelora", {"top_k": "1", "load_balance": "0.01"}),
+    ("gainlora", {"base": "olora"}),
 ]
 
 NOTES = {

@@ -91,7 +91,7 @@ def test_names_are_completed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert completed("run", "--method", begun="r") == ["rkif"]
     assert completed("run", "--plugin", EXAMPLE_PLUGINS / "l2.py", "--method", begun="l2") == ["l2", "l2p"]
-    assert completed("sweep", "make", "--method", begun="rkif,e") == ["rkif,ewc"]
+    assert completed("sweep", "make", "--method", begun="rkif,ew") == ["rkif,ewc"]
     assert completed("methods", begun="v") == completed("check-method", begun="v") == ["vrmcl"]
     assert completed("run", "--stream", begun="stan") == ["standard:1", "standard:2", "standard:3", "standard"]
     assert completed("run", "--stream", begun="sst-2,ag") == ["sst-2,agnews"]

@@ -65,12 +65,12 @@ def hooks(model):
     ]
 
 
-@pytest.mark.parametrize("name", ["migu", "moelora", "sapt", "l2p", "vrmcl"])
+@pytest.mark.parametrize("name", ["migu", "moelora", "sapt", "l2p", "vrmcl", "gainlora"])
 def test_methods_with_hooks_learn_the_same(name, make_decoder, toy_tasks):
     ends = []
     for checkpointing in (False, True):
         method = METHODS.method(name).build({"skip_first_task": False} if name == "migu" else {})
-        attach = {"attach": method.attach} if name in ("moelora", "sapt", "l2p") else {}
+        attach = {"attach": method.attach} if name in ("moelora", "sapt", "l2p", "gainlora") else {}
         learner = make_decoder(gradient_checkpointing=checkpointing, stream_length=2, **attach)
         method.learn_task(learner, toy_tasks[0])
         ends.append(learner.weights.copy())

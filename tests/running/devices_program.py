@@ -51,11 +51,17 @@ CASES = {  # a method, its options, and settings
     "migu, random": ("migu", {"rows": "random", "skip_first_task": False}, SHORT),
     "moelora": ("moelora", {}, SHORT),
     "sapt": ("sapt", MEMORY, SHORT),
+    "lwf": ("lwf", {}, SHORT),
+    "nlora": ("nlora", {"strength": 0.01}, SHORT),
+    "sdlora": ("sdlora", {}, SHORT),
+    "ella": ("ella", {"strength": 100.0}, SHORT),
 }
 OTHER_NUMBERS = ("migu, random",)  # drawn at random by the first process
 REFUSED = {
     "l2p": ("l2p", {}, SHORT),
     "lfpt5": ("lfpt5", {}, SHORT),
+    "inflora": ("inflora", {}, SHORT),
+    "gainlora": ("gainlora", {}, SHORT),
     "balanced": ("moelora", {"load_balance": 0.01}, SHORT),
 }
 LOUD = {"alone": ("alone", {}, SHORT), "random": ("random", {}, SHORT)}

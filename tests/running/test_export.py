@@ -118,6 +118,8 @@ BEYOND = {  # methods whose learner is more than an adapter, their options, and 
     "lfpt5": (("prompt_length=4",), "with a module of its own on every question: prompt (Prompt)"),
     "moelora": ((), "with a module of its own on every question: router (Router)"),
     "sapt": ((), "with a module of its own on every question: attention (SharedAttention)"),
+    "gainlora": ((), "with a module of its own on every question: gates (Gates)"),
+    "sdlora": ((), "with a module of its own on every question: magnitudes (Magnitudes)"),
     "average": ((), "its method answers by an `evaluate` hook of its own, which no folder of weights has"),
 }
 

@@ -32,6 +32,8 @@ METHODS = {  # and the options that let a tiny model learn something to answer
     "olora": ("lambda1=0.01",),
     "moelora": ("top_k=1",),
     "sapt": ("memory_ratio=0.25",),
+    "gainlora": (),
+    "sdlora": (),
     "l2p": ("learning_rate=0.01", "pool=6", "top=2"),
     "lfpt5": ("prompt_length=20", "samples_per_class=1"),
     "average": (),
