@@ -11,7 +11,7 @@ is a least squares problem with non-negative unknowns, and SciPy's `nnls` solves
 left of the long vectors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -67,7 +67,7 @@ class GEM:
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "projected": float(projected), "remembered": len(self.memory)}
 
-    def references(self, learner: Learner, replays: list[Iterator[list[Batch]]]) -> Tensor:
+    def references(self, learner: Learner, replays: Sequence[Iterator[list[Batch]]]) -> Tensor:
         """Return the gradient of each earlier task's memory at the current weights, shape (tasks, weights)."""
         if self.reference == "batch":
             return torch.stack([step_gradient(learner, next(replay)) for replay in replays])
