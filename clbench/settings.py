@@ -26,7 +26,7 @@ MOST_THREADS = 256
 # Settings that name one run of a recipe, or that change its speed and extent but not its scores.
 NOT_RECIPE = (
     "stream", "seed", "matrix", "device", "threads", "micro_batch", "gradient_checkpointing", "compile", "pad_multiple",
-    "eval_batch_size", "eval_tokens", "verify_answers",
+    "eval_batch_size", "eval_tokens", "verify_answers", "probe", "probe_questions", "probe_tokens",
 )  # fmt: skip
 
 
@@ -111,6 +111,18 @@ class Settings:
         Literal["generate", "labels"], "generate freely, or choose among a task's labels (constrained greedy decoding)"
     ] = "generate"
     verify_answers: Annotated[int, "test rows per task to answer both ways and compare; changes no score", Ge(0)] = 0
+    probe: Annotated[
+        str | None,
+        "texts whose perplexity is measured before the first task and after each: embedded, or files, separated by commas; "
+        "changes no score",
+        MinLen(1),
+    ] = None
+    probe_questions: Annotated[
+        str | None,
+        "files of questions (rows with prompt and answers) that are asked at the same times, separated by commas",
+        MinLen(1),
+    ] = None
+    probe_tokens: Annotated[int, "tokens that are read of each probe, its first ones", Ge(32), Le(MOST_TOKENS)] = 2048
     eval_batch_size: Annotated[int, "most examples per batch of answers", Ge(1), Le(MOST_ROWS)] = 128
     eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers", Ge(1)] = (
         65536

@@ -58,6 +58,22 @@ class EveryType(click.ParamType[Every]):
             raise ClbenchError(f"{label}: {error}") from None
 
 
+class ListOption(click.Option):
+    """An option that may be given several times; its value is what was given, separated by commas, as it stands in a file."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return one text."""
+        return value if isinstance(value, str) else ",".join(map(str, value or ()))
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the text, none where nothing is given."""
+        return super().process_value(ctx, value) or None
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return the variable as it stands."""
+        return self.resolve_envvar_value(ctx)
+
+
 PATH = PathType()
 
 every_option = click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from clbench.cli.parameters import (
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.errors import ClbenchError, ClbenchWarning, unknown
 from clbench.names import match
-from clbench.records.summary import disagreement_text
+from clbench.records.summary import disagreement_text, measure_of, probes_text
 from clbench.reports.tables import show_sheet
 from clbench.terminal import Terminal, json_text, say
 
@@ -52,10 +53,10 @@ def show(record: str, results: Path, style: str) -> None:
     console.print(f"{content.name}: {', '.join(filter(None, chosen))}")
     console.print(f"{content.method.name}: score on each task (column) after learning (row)")
     console.print(matrix_table(content))
-    measures = {"op": content.metrics.op, "bwt": content.metrics.bwt, "forgetting": content.metrics.forgetting}
+    measures = {name: measure_of(content, name) for name in ("op", "bwt", "forgetting", "fwt")}
     values = [f"{name} {value:.2f}" for name, value in measures.items() if value is not None]
     console.print(", ".join(values))
-    for text in filter(None, (disagreement_text(content), cost_text(content))):
+    for text in filter(None, (probes_text(content), disagreement_text(content), cost_text(content))):
         console.print(text)
     console.print(environment_text(content))
     for note in content.notes:
@@ -66,10 +67,15 @@ def show(record: str, results: Path, style: str) -> None:
 @results_option
 @stream_option
 @style_option
+@click.option("--columns", help="Measures separated by commas: op, bwt, fwt, forgetting, probe, questions. [op,bwt]")
 @click.option("--significance", is_flag=True, help="Intervals, p-values and ranks, from the stored answers.")
 @click.option("--published", is_flag=True, help="Beside published numbers: the same as `clbench compare`.")
-def leaderboard(results: Path, stream: str | None, style: str, significance: bool, published: bool) -> None:
+def leaderboard(
+    results: Path, stream: str | None, style: str, columns: str | None, significance: bool, published: bool
+) -> None:
     """Compare the recorded runs: OP and BWT, mean and standard deviation over orders and seeds."""
+    if columns is not None and published:
+        raise ClbenchError("--columns is for the leaderboard of our runs; published numbers are OP and BWT")
     from clbench.records.files import read_records
 
     known = {s.name for s in known_streams().values()} | {s.family for s in known_streams().values()}
@@ -82,25 +88,33 @@ def leaderboard(results: Path, stream: str | None, style: str, significance: boo
     if published:
         show_comparison(Terminal(), results, stream, "rkif", None, style)
     else:
-        show_leaderboard(Terminal(), results, stream, style, significance)
+        chosen = None if columns is None else [name.strip() for name in columns.lower().split(",")]
+        show_leaderboard(Terminal(), results, stream, style, significance, chosen)
 
 
 def show_leaderboard(
-    console: Terminal, results: Path, stream: str | None, style: str = "table", significance: bool = False
+    console: Terminal,
+    results: Path,
+    stream: str | None,
+    style: str = "table",
+    significance: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> None:
-    """Print the leaderboard of a results folder."""
+    """Print the leaderboard of a results folder, with these columns of `clbench.reports.leaderboard.COLUMNS`."""
     from clbench.records.files import filled_paths, readable_records
-    from clbench.reports.leaderboard import make_rows, pivot, render, row_values
+    from clbench.reports.leaderboard import USUAL_COLUMNS, check_columns, make_rows, pivot, render, row_values
 
+    chosen = USUAL_COLUMNS if columns is None else columns
+    check_columns(chosen)
     rows = make_rows(readable_records(filled_paths(results)).values(), stream)
     if significance:
         from clbench.reports.significance import assess  # here: numpy is slow to import
 
         rows = assess(rows, results)
     if style == "csv":
-        say(str(render(rows, style)))
+        say(str(render(rows, style, columns=chosen)))
     else:
-        show_sheet(console, pivot(rows), row_values(rows), style)
+        show_sheet(console, pivot(rows, columns=chosen), row_values(rows, chosen), style)
 
 
 @click.command()

@@ -11,6 +11,7 @@ import click
 from clbench.cli import completion
 from clbench.cli.config import ConfiguredCommand, config_option, merged_options, show_config, stronger
 from clbench.cli.parameters import (
+    ListOption,
     every_option,
     json_option,
     log_options,
@@ -24,6 +25,7 @@ from clbench.cli.parameters import (
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
 from clbench.data.own_streams import check_metrics, own_data
+from clbench.data.probes import EMBEDDED
 from clbench.data.streams import find_stream, find_streams
 from clbench.data.tasks import Stream
 from clbench.errors import ClbenchError, unknown
@@ -34,6 +36,7 @@ from clbench.spec import make_spec
 from clbench.terminal import Terminal, json_text, say
 from clbench.units import Every, counted
 
+SEVERAL = ("probe", "probe_questions")  # settings that name several things, each of which may have the flag of its own
 _NAMED_OTHERWISE = ("stream", "seed")  # settings that `run` offers in its own way
 
 
@@ -44,6 +47,10 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
             flag = f"--{name.replace('_', '-')}"
             shown = f"{option.note} [{option.default_text}]"
             alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.types == (bool,) else {}
+            if name in SEVERAL:
+                alone = {"cls": ListOption, "multiple": True}
+            if name == "probe":
+                alone |= {"is_flag": False, "flag_value": EMBEDDED}
             command = click.option(flag, name, metavar=_metavar(option), help=shown, **alone)(command)
     return command
 

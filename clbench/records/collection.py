@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 Rows = list[dict[str, Any]]
+PROBED = {"before": 0, "after": -1}  # the columns of a probe's first and last value
 SHOWN = ["name", "method", "stream", "seed", "op", "bwt", "forgetting"]
 
 
@@ -76,9 +77,9 @@ class Records:
         """Return plain rows, one a run, an evaluated cell of the score matrix, or an answer.
 
         Scores are percent, times seconds, memory bytes; tasks are numbered from 0. A run's row has a column for each setting by
-        its name and for each option as `option.NAME`. The row of a cell is the score on `task` after learning `after_task`, with
-        those by the task's further metrics as `score.NAME`; that of an answer has the question's `id`, the answers that count as
-        right (`accepted`) and its `score`.
+        its name, for each option as `option.NAME`, and two for each probe (`probe.NAME.before`, `probe.NAME.after`). The row of a
+        cell is the score on `task` after learning `after_task`, with those by the task's further metrics as `score.NAME`; that of
+        an answer has the question's `id`, the answers that count as right (`accepted`) and its `score`.
 
         Raises:
             ClbenchError: no such kind, or the answers are not there.
@@ -127,6 +128,8 @@ def run_rows(record: Record) -> Rows:
         "op": record.metrics.op,
         "bwt": record.metrics.bwt,
         "forgetting": record.metrics.forgetting,
+        "fwt": record.metrics.fwt,
+        **{f"probe.{one.name}.{when}": one.values[place] for one in record.probes for when, place in PROBED.items()},
         "learn_seconds": sum(record.timings.learn_seconds),
         "evaluate_seconds": sum(map(sum, record.timings.evaluate_seconds)),
         "peak_memory_bytes": record.peak_memory.bytes,

@@ -39,6 +39,18 @@ def forward_transfer(scores: Matrix, before: Row) -> float | None:
     return sum(known) / len(known) if len(known) == len(gains) else None
 
 
+def transfer_to_unlearned(scores: Matrix, untrained: Row) -> float | None:
+    """Return FWT: the mean over the last T-1 tasks of (score just before learning it - score of the untrained model).
+
+    This is Lopez-Paz & Ranzato's (2017): what earlier tasks do for one that was not learned yet.
+    """
+    if len(untrained) != len(scores):
+        return None
+    gains = [_difference(scores[j - 1][j], untrained[j]) for j in range(1, len(scores))]
+    known = [gain for gain in gains if gain is not None]
+    return sum(known) / len(known) if known and len(known) == len(gains) else None
+
+
 def forgetting(scores: Matrix) -> float | None:
     """Return F: the mean over the first T-1 tasks of (best earlier score - score at the end).
 

@@ -79,15 +79,19 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
 
 
 class Measures(Struct, frozen=True, kw_only=True):
-    """Measures of the score matrix, percent; none where a cell that they need was not evaluated."""
+    """Measures of the score matrix, percent; none where a cell that they need was not evaluated (`fwt`: `--matrix full`)."""
 
     op: Number = None
     bwt: Number = None
     forgetting: Number = None
+    fwt: Number = None
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What learning one task cost (`clbench/running/cost.py` counts it). `held_bytes` is measured in the second task alone."""
+    """What learning one task cost (`clbench/running/cost.py` counts it). `held_bytes` is measured in the second task alone.
+
+    `probe_seconds`: of measuring the probes after it, in the first task also before it; no part of learning.
+    """
 
     forward_batches: int
     forward_rows: int
@@ -97,6 +101,23 @@ class Cost(Struct, frozen=True, kw_only=True):
     own_seconds: float
     kept_bytes: int
     held_bytes: int | None = None
+    probe_seconds: float = 0.0
+
+
+class ProbeValues(Struct, frozen=True, kw_only=True):
+    """What was measured beside the tasks: `values` before the first task and after each, none where there is none.
+
+    They are the perplexity of a text: of its `next tokens` (decoders), of `spans` cut out as in T5's pre-training, or of the
+    `second halves` of passages (other encoder-decoders). Of questions (`answers`) they are the score in percent. `rows` are the
+    windows or questions, `tokens` those of a text that are scored, `digest` (SHA-256, 16 digits) is of the whole probe.
+    """
+
+    name: str
+    objective: Literal["next tokens", "spans", "second halves", "answers"]
+    rows: int
+    tokens: int | None = None
+    digest: str
+    values: Row
 
 
 class Losses(Struct, frozen=True, kw_only=True):
@@ -147,13 +168,15 @@ class Digests(Struct, frozen=True, kw_only=True):
     """SHA-256 digests of what the run read, some cut to 16 digits; none where the record does not say.
 
     `data`: every prompt and answer and how it is scored; `questions`: those of the test rows, the same for every order and seed;
-    `plugin`: the sources of the method, and of plugins that act on runs; `backbone`: its files, or the hub's commit.
+    `plugin`: the sources of the method, and of plugins that act on runs; `backbone`: its files, or the hub's commit; `probes`:
+    what is measured beside the tasks.
     """
 
     data: str | None = None
     questions: str | None = None
     plugin: str | None = None
     backbone: str | None = None
+    probes: str | None = None
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -174,6 +197,7 @@ class Environment(Struct, frozen=True, kw_only=True):
 class Record(Struct, frozen=True, kw_only=True):
     """A finished run. `scores[i][j]` is the score on task j after learning task i, percent, none where not evaluated.
 
+    `untrained` are the scores before the first task (`--matrix full`), `probes` what was measured beside the tasks (`--probe`).
     `settings` are all settings but stream and seed, which have fields of their own; a record of an earlier version may lack
     some: `setting` fills in. `further_scores` has such a matrix for each metric that a task names beside the one of `scores`.
     `learned` is what the method reported of each task. `marks` are in a word what a reader of the scores must know; `notes` say
@@ -193,6 +217,8 @@ class Record(Struct, frozen=True, kw_only=True):
     further_scores: dict[str, tuple[Row, ...]] = {}
     metrics: Measures
     learned: tuple[dict[str, Number], ...] = ()
+    untrained: Row = ()
+    probes: tuple[ProbeValues, ...] = ()
     costs: tuple[Cost, ...] = ()
     losses: tuple[Losses, ...] = ()
     verified_answers: tuple[Disagreement, ...] = ()
@@ -215,6 +241,12 @@ class Record(Struct, frozen=True, kw_only=True):
         for scores in (self.scores, *self.further_scores.values()):
             if len(scores) != len(names) or any(len(row) != len(names) for row in scores):
                 raise ValueError(f"the scores must be {len(names)} rows of {len(names)}, one of each task")
+        if self.untrained and len(self.untrained) != len(names):
+            raise ValueError(f"the scores before the first task must be {len(names)}, one of each task")
+        if any(len(probe.values) != len(names) + 1 for probe in self.probes):
+            raise ValueError(
+                f"the values of a probe must be {len(names) + 1}, one before the first task and one after each"
+            )
         for name, value in self.settings.items():
             if name in list_settings() and not list_settings()[name].has_type(value):
                 raise ValueError(f"setting '{name}' has the value {value!r:.60}")

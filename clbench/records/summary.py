@@ -13,7 +13,33 @@ def measure_of(record: Record, name: str) -> float | None:
         epochs: int = record.setting("epochs")
         seconds = record.timings.learn_seconds
         return statistics.fmean(seconds) / epochs / 60 if seconds and epochs else None
-    return {"op": record.metrics.op, "bwt": record.metrics.bwt, "forgetting": record.metrics.forgetting}[name]
+    if name in ("probe", "questions"):
+        return probe_change(record) if name == "probe" else questions_change(record)
+    measures = record.metrics
+    return {"op": measures.op, "bwt": measures.bwt, "fwt": measures.fwt, "forgetting": measures.forgetting}[name]
+
+
+def probe_change(record: Record) -> float | None:
+    """Return by how much the perplexity of the probes grew, percent: the geometric mean over texts of last / first, less one."""
+    ends = [(one.values[0], one.values[-1]) for one in record.probes if one.objective != "answers"]
+    ratios = [last / first for first, last in ends if first and last]
+    return 100 * (statistics.geometric_mean(ratios) - 1) if ratios and len(ratios) == len(ends) else None
+
+
+def questions_change(record: Record) -> float | None:
+    """Return the mean over the probes with questions of (score at the end - score before the first task)."""
+    ends = [(one.values[0], one.values[-1]) for one in record.probes if one.objective == "answers"]
+    known = [last - first for first, last in ends if first is not None and last is not None]
+    return statistics.fmean(known) if known and len(known) == len(ends) else None
+
+
+def probes_text(record: Record) -> str:
+    """Return what became of the probes, in one line; empty where there were none."""
+    parts = []
+    for one in record.probes:
+        first, last = ("-" if value is None else f"{value:.2f}" for value in (one.values[0], one.values[-1]))
+        parts.append(f"{one.name} {first} -> {last}{' %' if one.objective == 'answers' else ''}")
+    return f"probes (perplexity, or right answers) before and after: {', '.join(parts)}" if parts else ""
 
 
 def summarise(record: Record) -> str:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
+from clbench.errors import ClbenchError, unknown
 from clbench.records.files import slug
 from clbench.records.record import Record, default_settings
+from clbench.records.summary import measure_of
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
 from clbench.settings import NOT_RECIPE
 from clbench.terminal import Terminal
@@ -30,6 +32,14 @@ PROTOCOL = "protocol"  # as the recipe calls the protocol version, where it vari
 ALWAYS_SHOWN = ("backbone", "data", "epochs", "learning_rate", "limit_train", "limit_test", "answers", "tuned")
 WORTH_A_WORD = {"answers": "labels", "batching": "shuffled", "template": "release"}  # values that the recipe says
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI", "trace": "TRACE"}
+COLUMNS = {  # of a leaderboard: how each is called
+    "op": "OP", "bwt": "BWT", "fwt": "FWT", "forgetting": "forgetting", "probe": "probe, %", "questions": "questions",
+}  # fmt: skip
+USUAL_COLUMNS = ("op", "bwt")
+PROBE_NOTE = (
+    "probe: growth of perplexity from before the first task to after the last one, geometric mean over texts; questions: change "
+    "of the score on the probe's questions."
+)
 NOT_SHOWN = ("records", "board", "standing")  # fields of a row that are no values of the table
 RECIPES_NOTE = (
     "Rows of several recipes (last column) stand in the order of OP: what they differ in beside the method counts, too."
@@ -196,6 +206,32 @@ def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float |
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
+def measured_by(row: Row, column: str) -> tuple[float | None, float | None]:
+    """Return mean and standard deviation of a column of `COLUMNS` over a row's runs; of probes only where all had the same."""
+    if column in USUAL_COLUMNS:
+        return (row.op, row.op_std) if column == "op" else (row.bwt, row.bwt_std)
+    seen = {
+        tuple((one.name, one.objective, one.rows, one.tokens, one.digest) for one in record.probes)
+        for record in row.records
+    }
+    if column in ("probe", "questions") and len(seen) > 1:
+        return None, None
+    return _mean_and_std([measure_of(record, column) for record in row.records])
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Check that a leaderboard has columns of these names, each asked for once.
+
+    Raises:
+        ClbenchError: it has not.
+    """
+    for name in names:
+        if name not in COLUMNS:
+            raise unknown("column", name, COLUMNS)
+    if len(set(names)) < len(names) or not names:
+        raise ClbenchError(f"--columns takes some of {', '.join(COLUMNS)}, each once")
+
+
 def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) -> str:
     """Return the options that differ from the method's defaults when it ran, or from other records, as text.
 
@@ -258,8 +294,12 @@ def format_score(mean: float | None, std: float | None) -> str:
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
-def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
-    """Return the leaderboard: one line a method and recipe, the best OP first; a family has OP, BWT and, assessed, p and rank."""
+def pivot(rows: Sequence[Row], title: str = "Leaderboard", columns: Sequence[str] = USUAL_COLUMNS) -> Sheet:
+    """Return the leaderboard: one line a method and recipe, the best OP first; a family has OP, BWT and, assessed, p and rank.
+
+    Args:
+        columns: other ones, of `COLUMNS`, in place of OP and BWT.
+    """
     families = sorted({row.stream for row in rows}, key=lambda name: (name != "standard", name))
     lines: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
@@ -270,13 +310,13 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
     assessed = any(row.standing for row in rows)
     header = ["Method"]
     for family in families:
-        names = ("OP", "BWT", "p", "rank") if assessed else ("OP", "BWT")
+        names = [*(COLUMNS[name] for name in columns), *(("p", "rank") if assessed else ())]
         header += [f"{STREAM_TITLES.get(family, family)} {name}" for name in names]
     table: list[list[str | Cell]] = []
     for (label, recipe, _), cells in sorted(lines.items(), key=lambda line: [_place(line[1].get(f)) for f in families]):
         line: list[str | Cell] = [label]
         for family in families:
-            line += _cells_of(cells.get(family), assessed)
+            line += _cells_of(cells.get(family), columns, assessed)
         marks = {
             f"{STREAM_TITLES.get(name, name)}: {cell.marks}" if len(cells) > 1 else cell.marks: None
             for name, cell in cells.items()
@@ -285,22 +325,25 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard") -> Sheet:
         runs = "+".join(str(cells[f].runs) for f in families if f in cells)
         table.append([*line, runs, "; ".join([recipe, *marks])])
     several = len({row.board for row in rows}) > len(families)
-    notes = [note for note, holds in ((RECIPES_NOTE, several), (SIGNIFICANCE_NOTE, assessed)) if holds]
+    probed = bool({"probe", "questions"} & set(columns))
+    said = ((RECIPES_NOTE, several), (SIGNIFICANCE_NOTE, assessed), (PROBE_NOTE, probed))
+    notes = [note for note, holds in said if holds]
     return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
 
 
-def _cells_of(row: Row | None, assessed: bool) -> list[str | Cell]:
+def _cells_of(row: Row | None, columns: Sequence[str], assessed: bool) -> list[str | Cell]:
     if row is None:
-        return ["-"] * (4 if assessed else 2)
-    op, bwt = format_score(row.op, row.op_std), format_score(row.bwt, row.bwt_std)
-    if not assessed:
-        return [op, bwt]
+        return ["-"] * (len(columns) + 2 * assessed)
+    cells: dict[str, str | Cell] = {name: format_score(*measured_by(row, name)) for name in columns}
     standing = row.standing
     if standing is None:
-        return [op, bwt, "-", "-"]
+        return [*cells.values(), *(["-", "-"] if assessed else [])]
+    if "op" in cells:
+        cells["op"] = Cell(f"{cells['op']} {format_interval(standing.op_low, standing.op_high)}", standing.mark)
+    if "bwt" in cells:
+        cells["bwt"] = f"{cells['bwt']} {format_interval(standing.bwt_low, standing.bwt_high)}".rstrip()
     return [
-        Cell(f"{op} {format_interval(standing.op_low, standing.op_high)}", standing.mark),
-        f"{bwt} {format_interval(standing.bwt_low, standing.bwt_high)}".rstrip(),
+        *cells.values(),
         "-" if standing.p_value is None else f"{'<' if standing.p_below else ''}{standing.p_value:.3f}",
         "-" if standing.rank is None else str(standing.rank),
     ]
@@ -311,19 +354,24 @@ def format_interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{low:.1f}, {high:.1f}]"
 
 
-def row_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as plain values, for CSV and JSON; the standing's only where one was asked for."""
+def row_values(rows: Sequence[Row], columns: Sequence[str] = USUAL_COLUMNS) -> list[dict[str, Any]]:
+    """Return the rows as plain values, for CSV and JSON; other columns and the standing's only where they were asked for."""
     standings = {number: asdict(row.standing) for number, row in enumerate(rows) if row.standing is not None}
     empty = dict.fromkeys(next(iter(standings.values()), {}))
     plain = [{name: value for name, value in vars(row).items() if name not in NOT_SHOWN} for row in rows]
+    for row, values in zip(rows, plain, strict=True):
+        for name in columns:
+            values[name], values[f"{name}_std"] = measured_by(row, name)
     return [values | standings.get(number, empty) for number, values in enumerate(plain)]
 
 
-def render(rows: Sequence[Row], style: str, width: int = 80) -> str | Table:
+def render(rows: Sequence[Row], style: str, width: int = 80, columns: Sequence[str] = USUAL_COLUMNS) -> str | Table:
     """Return the rows as a rich table, or as text in the style 'md', 'csv', 'latex' or 'json'."""
     if style == "csv":
-        return csv_text(row_values(rows), [name for name in Row.__dataclass_fields__ if name not in NOT_SHOWN])
-    return rich_sheet(pivot(rows), width) if style == "table" else sheet_text(pivot(rows), row_values(rows), style)
+        names = [name for name in Row.__dataclass_fields__ if name not in NOT_SHOWN]
+        return csv_text(row_values(rows, columns), names)
+    sheet = pivot(rows, columns=columns)
+    return rich_sheet(sheet, width) if style == "table" else sheet_text(sheet, row_values(rows, columns), style)
 
 
 def matrix_table(record: Record) -> Table:

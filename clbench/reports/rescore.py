@@ -66,12 +66,21 @@ def measures(
     recorded = record.metrics
     bwt, over_all = metrics.backward_transfer(scores), metrics.backward_transfer_over_all(scores)
     without = "" if bwt is not None else _missing_diagonal(record, scores)
+    gained = metrics.transfer_to_unlearned(scores, record.untrained)
     return [
         Measure("OP", metrics.overall_performance(scores), recorded.op, "mean over tasks"),
         Measure("OP over rows", _over_rows(record, cells, known), None, "every row counts once (O-LoRA's logs)"),
         Measure("BWT", bwt, recorded.bwt, without or "over T-1 tasks"),
         Measure("BWT over T", over_all, None, without or "divided by T (SAPT's and GainLoRA's scorer)"),
         Measure("forgetting", metrics.forgetting(scores), recorded.forgetting, without or _seen_cells(scores)),
+        Measure(
+            "FWT, not yet learned",
+            gained,
+            recorded.fwt,
+            "before learning - before any learning (Lopez-Paz & Ranzato)"
+            if gained is not None
+            else "`--matrix full` asks for it",
+        ),
         _forward(
             "FWT, single task", record, scores, _scores_alone(record, alone), "no record of {} alone by this recipe"
         ),

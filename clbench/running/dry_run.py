@@ -55,9 +55,10 @@ class Extent:
 
     @property
     def asked(self) -> list[Task]:
-        """The task of each evaluation that is left."""
+        """The task of each evaluation that is left; `--matrix full` begins with all of them, before the first is learned."""
         count, matrix = len(self.tasks), self.settings.matrix
-        return [
+        before = self.tasks if matrix == "full" and self.done == 0 else ()
+        return [*before] + [
             self.tasks[number]
             for after in range(self.done, count)
             for number in cells_to_evaluate(matrix, after, count)

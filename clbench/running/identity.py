@@ -24,19 +24,25 @@ ACTING_HOOKS = ("run_stream", "attach", "evaluate")  # by which a plugin takes o
 
 # Settings that came after the first runs of this protocol version, with the values at which they change nothing: those runs are
 # still the same then, so that they are not made again.
-LATER_SETTINGS = {"blur": 0.0}
+LATER_SETTINGS = {"blur": 0.0, "probe": None, "probe_questions": None}
 
 
 def identity_of(spec: RunSpec, digests: Digests) -> str:
-    """Return the identity of a run, a hexadecimal digest; the one place that says what it is made of."""
+    """Return the identity of a run, a hexadecimal digest; the one place that says what it is made of.
+
+    Probes change no score, but a run with others leaves another record.
+    """
     said = spec.as_dict()
     settings = {name: value for name, value in said["settings"].items() if (name, value) not in LATER_SETTINGS.items()}
+    if digests.probes is None:
+        settings.pop("probe_tokens")
     parts = {
         "spec": {**said, "settings": settings},
         "protocol_version": PROTOCOL_VERSION,
         "data": digests.data,
         "plugin": digests.plugin,
         "backbone": digests.backbone,
+        **({} if digests.probes is None else {"probes": digests.probes}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

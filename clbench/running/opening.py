@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from clbench.data.audit import Audit, audit_stream
+from clbench.data.probes import Probes, read_probes
 from clbench.data.sources import (
     Selection,
     Source,
@@ -42,6 +43,7 @@ class OpenedRun:
     stream: Stream
     tasks: Sequence[Task]
     digests: Digests
+    probes: Probes
     identity: str
     files: RunFiles
 
@@ -58,6 +60,7 @@ class RunOpener:
         self.plugins = plugins
         self.results = results
         self._stream, self._source, self._read = cache(_find_stream), cache(open_source), lru_cache(KEPT)(_read)
+        self._probes = cache(read_probes)
         self._audit, self._backbone_digest = cache(audit_stream), cache(backbone_digest)
 
     def open(self, spec: RunSpec) -> OpenedRun:
@@ -69,6 +72,7 @@ class RunOpener:
         method = self.plugins.method(spec.method)
         instance = method.build(spec.options)  # before the data: it is quick to refuse
         settings = spec.settings
+        probes = self._probes(settings.probe, settings.probe_questions)
         stream = self._stream(settings.data, spec.stream)
         tasks, data, questions = self._read(
             self._source_of(settings), stream, Selection.of(settings), settings.superni_metric
@@ -78,10 +82,12 @@ class RunOpener:
             questions=questions,
             plugin=plugin_digest(self.plugins, method, tasks),
             backbone=self._backbone_digest(settings.backbone),
+            probes=probes.digest,
         )
         identity = identity_of(spec, digests)
         files = RunFiles.of(self.results, spec, identity)
-        return OpenedRun(spec, self.plugins, method, instance, complete(stream, tasks), tasks, digests, identity, files)
+        whole = complete(stream, tasks)
+        return OpenedRun(spec, self.plugins, method, instance, whole, tasks, digests, probes, identity, files)
 
     def audit(self, settings: Settings) -> Audit:
         """Return the audit of a run's data."""
@@ -109,5 +115,6 @@ def _find_stream(data: str, name: str) -> Stream:
 
 
 def cut_short(opened: OpenedRun, spec: RunSpec, tasks: Sequence[Task], files: RunFiles) -> OpenedRun:
-    """Return the run with another spec of the same method, other tasks, and files elsewhere, its method built anew."""
-    return replace(opened, spec=spec, instance=opened.method.build(spec.options), tasks=tasks, files=files)
+    """Return the run with another spec of the same method, other tasks, no probes, and files elsewhere, its method built anew."""
+    instance = opened.method.build(spec.options)
+    return replace(opened, spec=spec, instance=instance, tasks=tasks, probes=Probes(), files=files)

@@ -27,6 +27,7 @@ from clbench.running.checkpoints import damaged, digest_of, load_checkpoint, res
 from clbench.running.loss_curve import loss_curve
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
+from clbench.running.probing import BEFORE, Prober, undisturbed
 from clbench.running.remarks import on_losses
 from clbench.settings import Settings
 from clbench.units import Every, counted
@@ -40,8 +41,9 @@ class Progress:
 
     `scores[i][j]` is the score on task j after learning task i, percent, None where not evaluated; `answers[i][j]` are the
     answers behind it, by the task numbers as text; `verified` counts where free answers and labels differ; `remarks` are what a
-    reader must know; `logs` is what watchers keep, by their names; `peak_memory` is the most memory, in bytes, that a session of
-    the run took.
+    reader must know; `probes` is what was measured beside the tasks, each time with `after` (a task's number), `values` and
+    `seconds`; `untrained` are the scores before the first task; `notes` are for the record; `logs` is what watchers keep, by
+    their names; `peak_memory` is the most memory, in bytes, that a session of the run took.
     """
 
     scores: list[list[float | None]]
@@ -55,6 +57,9 @@ class Progress:
     started: str = ""
     peak_memory: int = 0
     remarks: list[dict[str, str]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    untrained: list[float | None] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +79,7 @@ class Run:
     progress: Progress
     memory: PeakMemoryMeter
     every: Every = field(default_factory=Every)  # how often it is written down while it is evaluated
+    prober: Prober | None = None  # measures what is lost beside the tasks
 
     def __post_init__(self) -> None:
         self._count = self.every.counter()
@@ -131,6 +137,8 @@ class Run:
             self._random = {}
             return
         self._learned_before = None
+        if not self.progress.learned:
+            self._measure_before()
         some = task.train[:: max(1, len(task.train) // LOOKED_AT)][:LOOKED_AT]
         before = self.learner.passes.mean_loss(some)
         self.learner.begin_task(index, task)
@@ -209,10 +217,7 @@ class Run:
                 continue
             task = self.tasks[j]
             begin = time.perf_counter()
-            answers = self.ask(task)
-            with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
-                score = score_answers(task.metric, answers, *asked(task, self.metrics))
-            self.progress.scores[index][j] = score
+            answers, self.progress.scores[index][j] = self._asked(task)
             self.progress.answers.setdefault(str(index), {})[str(j)] = answers
             seconds.append(round(time.perf_counter() - begin, 3))
             self._save_if_due(index)
@@ -222,6 +227,34 @@ class Run:
             counts = count_disagreement(self.learner.asker, task, rows, metric, self.ask)
             if counts is not None:
                 self.progress.verified.append({"after": index, "task": task.name, **counts})
+        self._probe(index)
+
+    def _asked(self, task: Task) -> tuple[list[str], float]:
+        """Return the method's answers to a task's test questions, and their score."""
+        answers = self.ask(task)
+        with blame(f"metric '{task.metric}' failed on task '{task.name}'"):
+            return answers, score_answers(task.metric, answers, *asked(task, self.metrics))
+
+    def _measure_before(self) -> None:
+        """Measure what is there before the first task: the probes and, where all cells are asked for, every task."""
+        if self.prober is not None and self.prober.obstacle:
+            self.progress.notes.append(self.prober.obstacle)
+        try:
+            self._probe(BEFORE)
+            if self.settings.matrix == "full":
+                with undisturbed(self.learner):
+                    self.progress.untrained = [self._asked(task)[1] for task in self.tasks]
+        except ClbenchError as error:  # a method need not answer before it has learned
+            self.progress.notes.append(f"nothing was asked before the first task: {error}")
+
+    def _probe(self, after: int) -> None:
+        """Measure the probes after a task, once."""
+        if self.prober is None or any(one["after"] == after for one in self.progress.probes):
+            return
+        begin = time.perf_counter()
+        values = self.prober.measure(self.ask)
+        seconds = round(time.perf_counter() - begin, 3)
+        self.progress.probes.append({"after": after, "values": values, "seconds": seconds})
 
     def _begin_row(self, index: int) -> list[float]:
         """Return the seconds of a row of evaluations, which an earlier session may have begun."""

@@ -13,6 +13,7 @@ import msgspec
 from clbench.atomic import make_folder, write_folder_atomically
 from clbench.data.answer_scores import Metric, lost_answers, lost_text, score_answers, score_each
 from clbench.data.audit import Audit
+from clbench.data.probes import Probes
 from clbench.data.sources import check_labels_round_trip
 from clbench.data.tasks import Task
 from clbench.discovery import run_manager
@@ -32,6 +33,8 @@ from clbench.running.cost import CostMeter
 from clbench.running.environment import describe_environment
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
+from clbench.running.plain_folder import answers_itself
+from clbench.running.probing import Prober
 from clbench.running.protocol import DefaultProtocol, Progress, Run, asked
 from clbench.running.remarks import (
     Remark,
@@ -87,7 +90,8 @@ def execute_run(
     try:
         with heartbeat if devices.first else nullcontext():
             run.begin()
-            check_texts_can_be_read(learner, tasks)
+            run.prober = _make_prober(run)
+            check_texts_can_be_read(learner, tasks, run.prober)
             with run.blame("failed"):
                 manager.hook.run_stream(run=run)
             run.check_complete()
@@ -156,14 +160,24 @@ def check_labels_can_be_written(task: Task, metric: Metric, backbone: Backbone) 
         )
 
 
-def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task]) -> None:
+def _make_prober(run: Run) -> Prober | None:
+    opened = run.opened
+    if opened.probes == Probes():
+        return None
+    return Prober(opened.probes, run.learner, opened.method.about, answers_itself(run.hook))
+
+
+def check_texts_can_be_read(learner: Learner, tasks: Sequence[Task], prober: Prober | None = None) -> None:
     """Check, before anything is learned, that the model can read every prompt with its answer, and what a method puts beside it.
 
     Raises:
         ClbenchError: an instruction alone is too long, a token has no embedding, or a text has more tokens than positions.
     """
     settings, rows, answers = learner.settings, [], []
-    for task in tasks:
+    if prober is not None:
+        rows += prober.rows
+        answers += [0] * len(rows)
+    for task in [*tasks, *(() if prober is None else prober.questions)]:
         labels = task.labels if settings.answers == "labels" else ()
         most = learner.asker.trie(labels).depth if labels else settings.max_answer
         try:
@@ -195,9 +209,12 @@ def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> 
             "op": metrics.overall_performance(progress.scores),
             "bwt": metrics.backward_transfer(progress.scores),
             "forgetting": metrics.forgetting(progress.scores),
+            "fwt": metrics.transfer_to_unlearned(progress.scores, progress.untrained),
         },
         learned=progress.learned,
-        costs=progress.costs,
+        untrained=progress.untrained,
+        probes=[] if run.prober is None else run.prober.records(progress.probes, len(run.tasks)),
+        costs=costs_of(progress),
         losses=progress.losses,
         verified_answers=progress.verified,
         timings={"learn_seconds": progress.learn_seconds, "evaluate_seconds": progress.evaluate_seconds},
@@ -210,8 +227,21 @@ def record_of(run: Run, audit: Audit | None, remarks: Sequence[Remark] = ()) -> 
         started=progress.started,
         finished=_now(),
         marks=list(dict.fromkeys(remark.mark for remark in remarks)),
-        notes=[*(remark.note for remark in remarks), *([on_processes(processes)] if processes > 1 else [])],
+        notes=[
+            *(remark.note for remark in remarks),
+            *progress.notes,
+            *([on_processes(processes)] if processes > 1 else []),
+        ],
     )
+
+
+def costs_of(progress: Progress) -> list[dict[str, float | None]]:
+    """Return what each task cost, with the seconds of the probes after it; the first one's are also those before it."""
+    costs = [{**cost, "probe_seconds": 0.0} for cost in progress.costs]
+    for one in progress.probes if costs else ():
+        cost = costs[min(max(0, one["after"]), len(costs) - 1)]
+        cost["probe_seconds"] = round((cost["probe_seconds"] or 0.0) + one["seconds"], 3)
+    return costs
 
 
 def _now() -> str:

@@ -67,6 +67,20 @@ def test_a_stream_of_the_command_line_replaces_the_order_of_the_file(shown) -> N
     assert shown("--config", "run.toml", "--order", "6")["stream"] == ("long:3", "command line")
 
 
+def test_probes_are_given_one_by_one_or_as_a_list(shown, tmp_path: Path) -> None:
+    assert shown("--method", "seqlora")["probe"] == ("none", "default")
+    assert shown("--method", "seqlora", "--probe")["probe"] == ("embedded", "command line")
+    assert shown("--method", "seqlora", "--probe", "a.txt", "--probe", "b.txt")["probe"] == (
+        "a.txt,b.txt",
+        "command line",
+    )
+    (tmp_path / "probed.toml").write_text(
+        'method = "seqlora"\n[settings]\nprobe = ["a.txt", "b.txt"]\nprobe_questions = "q.jsonl"\n'
+    )
+    found = shown("--config", "probed.toml")
+    assert (found["probe"][0], found["probe_questions"][0]) == ("a.txt,b.txt", "q.jsonl")
+
+
 def test_a_run_from_a_file(clbench, tiny_run: list[str], tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(
         'method = "seqlora"\nstream = "sst-2"\nseeds = [7, 9]\nresults = "here"\nplugins = []\n[settings]\nepochs = 2\n'

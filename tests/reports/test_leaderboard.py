@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clbench.records.collection import load_records
-from clbench.reports.leaderboard import leaderboard, make_rows, render
+from clbench.reports.leaderboard import leaderboard, make_rows, render, row_values
 from tests.conftest import REFERENCE
 from tests.records.examples import record
 
@@ -42,6 +42,42 @@ def test_orders_and_seeds_of_one_recipe_are_averaged():
 def test_different_recipes_are_never_averaged(other):
     rows = make_rows([record(), record(**{"seed": 2, **other})])
     assert [row.runs for row in rows] == [1, 1]
+
+
+def probed(first, last, seed=1, digest="d", **fields):
+    """A record of one task with a text and questions, before and after it."""
+    about = {"rows": 3, "digest": digest}
+    texts = [
+        {"name": n, "objective": "spans", "values": [20.0, 20.0 * grown], **about}
+        for n, grown in (("a", first), ("b", last))
+    ]
+    asked = {"name": "q", "objective": "answers", "values": [40.0, 25.0], **about}
+    return record(seed=seed, fields={"probes": [*texts, asked], "metrics": {"op": 70, "fwt": 3}, **fields})
+
+
+def test_columns_are_chosen_and_probes_are_averaged_as_ratios():
+    rows = make_rows([probed(2.0, 8.0), probed(1.0, 1.0, seed=2)])
+    values = row_values(rows, ["fwt", "probe", "questions"])[0]
+    assert (values["fwt"], values["fwt_std"], values["questions"]) == (3, 0, -15)
+    assert values["probe"] == pytest.approx(
+        (300 + 0) / 2
+    )  # the texts grew fourfold in the first run, by the geometric mean
+    text = render(rows, "md", columns=["op", "fwt", "probe"])
+    assert "| Method | Long Sequence OP | Long Sequence FWT | Long Sequence probe, % |" in text
+    assert "| 70.0 ± 0.0 | 3.0 ± 0.0 | 150.0 ± 212.1 |" in text
+    assert "growth of perplexity" in text
+    other = make_rows([probed(2.0, 8.0), probed(1.0, 1.0, seed=2, digest="other")])
+    assert [row.runs for row in other] == [2]
+    assert row_values(other, ["probe"])[0]["probe"] is None  # of two texts there is no mean
+    assert "probe" not in row_values(rows)[0]
+
+
+def test_unknown_columns_are_refused(clbench):
+    for given, fault in (("op,bwd", "no column 'bwd'"), ("op,op", "each once"), ("", "no column ''")):
+        result = clbench("leaderboard", "--results", REFERENCE, "--columns", given)
+        assert result.exit_code == 2
+        assert fault in result.stderr
+    assert "FWT" in clbench("leaderboard", "--results", REFERENCE, "--columns", "OP, fwt").stdout
 
 
 def test_the_recipe_names_the_protocol_version_where_it_varies():

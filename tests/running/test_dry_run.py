@@ -113,6 +113,7 @@ def test_steps_and_questions_of_the_tasks_that_are_left():
     plan = one_plan(matrix="full")
     assert plan.steps == 2 * 3 * 10  # two tasks of 20 rows: 3 batches
     assert len(plan.asked) == 6
+    assert len(replace(plan, done=0).asked) == 3 + 9  # before the first task, too
     assert [task.name for task in one_plan(matrix="lower").asked] == list("ababc")
     assert [task.name for task in one_plan().left] == list("bc")
     assert plan.name == "s, seed 1"

@@ -25,6 +25,7 @@ KINDS = {  # a title and, after the colon, what stands where
     "fusions": "OP against the number of fusions: a point a method with its options (Figure 6)",
     "time": "time an epoch: a bar a method (Figure 9)",
     "forgetting": "right answers that were lost: what stands in their place, a bar a task, a panel a method (`clbench explain`)",
+    "probe": "what was lost beside the tasks: perplexity of each probe over time, a line a method (`clbench run --probe`)",
     "maps": "task vector and importance by layer: also an old task's importance before and after a new one (Figure 5)",
     "shift": "importance of the first task after each task: by layer and module (Figure 7)",
     "stages": "importance of the first task while the last one is learned: by layer and module (Figure 8)",
@@ -72,7 +73,7 @@ def draw_untitled(kind: str, series: Sequence[Series]) -> Figure:
     check_kind(kind)
     if not has_matplotlib():
         raise ClbenchError("plots need matplotlib: pip install matplotlib")
-    from clbench.reports.plots import bars, forgetting, maps, scores
+    from clbench.reports.plots import bars, forgetting, maps, probe, scores
     from clbench.reports.plots.style import style
 
     drawers: dict[str, Callable[[Sequence[Series]], Figure]] = {
@@ -83,6 +84,7 @@ def draw_untitled(kind: str, series: Sequence[Series]) -> Figure:
         "fusions": scores.fusions,
         "time": bars.time,
         "forgetting": forgetting.forgetting,
+        "probe": probe.probe,
         "maps": maps.maps,
         "shift": maps.shift,
         "stages": maps.stages,

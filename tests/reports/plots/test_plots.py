@@ -38,6 +38,16 @@ def made_record(tasks, scores, seed=1, method="rkif", stream="s", fusions=8, sec
         "tasks": [{"name": name, "version": 1} for name in tasks],
         "learned": [{} if fusions is None else {"fusions": fusions} for _ in tasks],
         "timings": {"learn_seconds": [seconds for _ in tasks]},
+        "probes": [
+            {
+                "name": name,
+                "objective": name,
+                "rows": 9,
+                "digest": "d",
+                "values": [20.0, *(20.0 + value for value in last)],
+            }
+            for name in ("spans", "answers")
+        ],
     }
     return record(
         method, stream, seed, sum(last) / len(last), -10.0 * seed, fields=fields, epochs=2, learning_rate=1e-3
@@ -158,6 +168,22 @@ def test_bars_show_the_last_row_by_name_and_its_mean():
     (axes,) = draw("bars", [two]).axes  # of one series: one panel
     assert lengths(axes) == [10, 30, 20]
     assert names_of(axes) == ["x", "y", "mean (OP)"]
+
+
+def test_probes_are_drawn_from_before_the_first_task_on():
+    scores = [[40, None], [0, 20]]
+    runs = [made_record(["x", "y"], scores), made_record(["x", "y"], [[40, None], [10, 20]], 2)]
+    untold = record("ewc", "s", fields={"tasks": [{"name": name, "version": 1} for name in "xy"], "scores": scores})
+    with pytest.warns(ClbenchWarning, match="left out, since they measured no probe: b"):
+        panels = draw("probe", [Series("a", runs), Series("b", [untold])]).axes
+    assert [(axes.get_title(), axes.get_ylabel()) for axes in panels] == [
+        ("spans", "perplexity"),
+        ("answers", "score (%)"),
+    ]
+    (line,) = panels[0].lines
+    assert line.get_xydata().tolist() == [[0, 20], [1, 25], [2, 40]]
+    with pytest.raises(ClbenchError, match="no run measured a probe; a run does with --probe"):
+        draw("probe", [Series("b", [untold])])
 
 
 def test_many_tasks_make_several_rows_of_panels():
