@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 MOST_NEAR = 3
+SHUFFLED = "~"  # between a stream's name and the seed of its order
 
 
 def plain(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from clbench.errors import ClbenchError, unknown
-from clbench.names import match
+from clbench.names import SHUFFLED, match
 from clbench.options import Option, Search, list_options, restore, settle
 from clbench.tuned import find_tuned
 
@@ -273,6 +273,7 @@ def preset_layers(
 
 def family_of(stream: str) -> str:
     """Return the family of a stream's name ('long:1'), or of task names: the first one of whose streams has all of them."""
+    stream = stream.split(SHUFFLED)[0]
     tasks = {name.strip() for name in stream.split(",")}
     known = _known_streams().items()
     return next((name.split(":")[0] for name, row in known if tasks <= set(row["tasks"])), stream.split(":")[0])

@@ -98,7 +98,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, words: list[str]) ->
         (Grid([MethodAxes("ewc", {"strenght": 1})]), ["strenght", "strength"]),
         (Grid([MethodAxes("ewc", {"strength": []})]), ["strength", "empty list"]),
         (Grid([MethodAxes("ewc")], settings={"epoch": 1}), ["epoch", "epochs"]),
-        (Grid([MethodAxes("ewc")], ["9"]), ["9"]),
+        (Grid([MethodAxes("ewc")], ["10"]), ["10"]),
         (Grid([MethodAxes("ewc")], exclude=[{"sed": 1}]), ["[[exclude]] 1", "sed", "seed"]),
         (Grid([MethodAxes("ewc")], exclude=[{"seed": 1, "epochs": 3}]), ["[[exclude]] 1", "no run"]),
     ],

@@ -9,9 +9,10 @@ from clbench.data.answer_scores import takes_prompt
 from clbench.data.catalogue import known_streams
 from clbench.data.rows import Row, parse_toml, read_text
 from clbench.data.tables import read_table
-from clbench.data.tasks import SHUFFLED, Stream, TaskSpec, name_passes
+from clbench.data.tasks import Stream, TaskSpec, name_passes
 from clbench.data.templates import Template, cell, cells
 from clbench.errors import ClbenchError, unknown
+from clbench.names import SHUFFLED
 
 STREAM_KEYS = ("name", "version", "order", "tasks")
 TASK_KEYS = ("train", "test", "prompt", "target", "labels", "label_names", "metric", "further_metrics", "max_answer")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from clbench.data.catalogue import SUPERNI_ANSWER, SUPERNI_TAIL, known_streams, task_specs
 from clbench.data.own_streams import read_stream
-from clbench.data.tasks import SHUFFLED, Stream, TaskSpec, name_passes
+from clbench.data.tasks import Stream, TaskSpec, name_passes
 from clbench.errors import ClbenchError, unknown
-from clbench.names import match
+from clbench.names import SHUFFLED, match
 
 LISTING = "clbench streams"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clbench.data.rows import Row
+from clbench.names import SHUFFLED
 from clbench.seeds import derive_seed
 
 SUFFIX = "\nAnswer:"
-SHUFFLED = "~"  # between a stream's name and the seed of its order
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _extent(row: Row, entry: Published) -> list[str]:
     streams = sorted({record.stream.name for record in row.records})
     found = []
     if entry.stream == row.stream and ":" in streams[0]:
-        orders = ", ".join(str(record) for record in sorted({r.stream.order for r in row.records}, key=str))
+        orders = ", ".join(sorted({str(r.stream.order or r.stream.name) for r in row.records}))
         if len(streams) == 1 or (row.stream != "superni" and len(streams) < 3):
             found.append(f"order {orders} alone, not the mean of all")
     if entry.runs is not None and row.runs < entry.runs:

@@ -76,6 +76,7 @@ def pages_of(record: Record, folder: Path, data: str | None = None) -> Iterator[
             facts=facts_of(record),
             matrix=matrix_of(record, questions),
             linked=questions is not None,
+            others=others_sheet(record),
             fates=None if questions is None else fates_sheet(record, questions),
             lost=None if questions is None else lost_sheet(record, questions),
             why_not=why_not,
@@ -146,6 +147,21 @@ def fates_sheet(record: Record, questions: Sequence[Sequence[Question]]) -> Shee
     return Sheet(
         "What became of the questions", ["Task", "Questions", *map(str.capitalize, FATES)], lines, (0,), [note]
     )
+
+
+def others_sheet(record: Record) -> Sheet | None:
+    """Return the scores by the tasks' further metrics, right after learning and at the end; none where no task names any."""
+
+    def shown(score: float | None) -> str:
+        return "" if score is None else f"{score:.1f}"
+
+    lines = [
+        [task.name, metric, shown(scores[number][number]), shown(scores[-1][number])]
+        for number, task in enumerate(record.tasks)
+        for metric in task.further_metrics
+        for scores in [record.further_scores[metric]]
+    ]
+    return Sheet("Further scores", ["Task", "Metric", "Learned", "At the end"], lines, left=(0, 1)) if lines else None
 
 
 def lost_sheet(record: Record, questions: Sequence[Sequence[Question]]) -> Sheet | None:

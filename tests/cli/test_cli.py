@@ -128,7 +128,7 @@ def test_streams_are_listed(clbench):
     [
         (["run", "--method", "ewx"], "no method 'ewx'"),
         (["run", "--method", "rkf"], "did you mean 'rkif'?"),
-        (["run", "--method", "rkif", "--order", "9"], "no order '9' (known: 1, 2, 3, 4, 5, 6, 7, 8)"),
+        (["run", "--method", "rkif", "--order", "0"], "no order '0' (known: 1, 2, 3, 4, 5, 6, 7, 8, 9)"),
         (["run", "--method", "rkif", "--stream", "lang:1"], "no stream or task 'lang:1'; did you mean 'long:1'?"),
         (["run", "--method", "rkif", "--order", "4", "--stream", "long:2"], "--order 4 is long:1, not --stream long:2"),
         (["run", "--method", "rkif", "--set", "topp=1"], "no option of method 'rkif': 'topp'; did you mean 'top'?"),

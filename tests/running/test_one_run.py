@@ -25,7 +25,7 @@ def test_it_is_the_run_that_the_command_makes(clbench, tiny_run, tiny_folder, tm
     ("given", "said"),
     [
         ({"method": "ewx"}, "no method 'ewx'; did you mean 'ewc'"),
-        ({"order": 9}, "no order '9'"),
+        ({"order": 10}, "no order '10'"),
         ({"order": 4, "stream": "sst-2"}, "order and stream both name a stream; give one"),
         ({"epoch": 1}, "no setting 'epoch'; did you mean 'epochs'"),
         ({"epochs": 1.5}, "setting 'epochs' takes a whole number from 1 to 10000, not 1.5"),

@@ -13,6 +13,7 @@ from clbench.records.answers import read_answers
 from clbench.records.collection import cell_rows
 from clbench.records.files import read_record
 from clbench.reports.rescore import score_matrix
+from clbench.reports.site import others_sheet
 
 GERMAN = "Größe und Maß, „schön“"
 
@@ -61,6 +62,9 @@ def test_trace_runs_and_keeps_every_score(trace_folder, clbench, tiny_run, tmp_p
     assert cells[last, names.index("20Minuten")][0].accepted == (f"{GERMAN} einfach.",)
     again = score_matrix(record, cells)  # SARI from the stored scores: the answers' file has no questions
     assert again[last] == pytest.approx(record.scores[last])
+    sheet = others_sheet(record)
+    assert sheet.lines[0][:2] == ["MeetingBank", "bleu_1"]
+    assert len(sheet.lines) == sum(len(task.further_metrics) for task in record.tasks) == 10
     row = cell_rows(record)[-1]
     assert row["task"] == "20Minuten"
     assert row["score.bleu_4"] == record.further_scores["bleu_4"][last][last]
