@@ -36,7 +36,7 @@ PRINTED = {
     "TasLoRA": "tasl",
     "SAPT-LoRA": "sapt",
 }
-HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
+HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step", "run_ended")
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from clbench.errors import ClbenchError, unknown
 
-# By the name after `--track`, which is also that of the extra: the module that must be there. The pages that speak to them are
-# `clbench.running.watchers.track_NAME`.
-TRACKERS: Mapping[str, str] = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-}
+# The names after `--track`: each is that of an extra and of its package, too; `running/watchers/track_NAME.py` speaks to it.
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @dataclass(frozen=True)
@@ -33,8 +26,9 @@ class Tracking:
         for name in self.trackers:
             if name not in TRACKERS:
                 raise unknown("tracker", name, TRACKERS)
-            if find_spec(TRACKERS[name]) is None:
-                raise ClbenchError(f"--track {name} needs the package {TRACKERS[name]}: pip install 'clbench[{name}]'")
+            spec = find_spec(name)
+            if spec is None or spec.origin is None:  # a folder of that name, as W&B makes one, is no package
+                raise ClbenchError(f"--track {name} needs the package {name}: pip install 'clbench[{name}]'")
 
 
 UNTRACKED = Tracking()

@@ -73,7 +73,7 @@ plugin_option = click.option(
 track_option = click.option(
     "--track",
     multiple=True,
-    type=click.Choice(list(TRACKERS)),
+    type=click.Choice(TRACKERS),
     help="Show the runs in this tracker, too; repeatable (an extra each: clbench[wandb]).",
 )
 set_option = click.option(

@@ -67,7 +67,9 @@ def test_every_page_on_extending_clbench_has_tested_examples() -> None:
     assert {DOCS / "extend" / f"{name}.md" for name in ("method", "stream", "metric", "watcher")} <= set(TESTED)
 
 
-@pytest.mark.parametrize("page", [page for page in TESTED if page not in (WATCHER, TRACKERS)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in TESTED if page not in (WATCHER, TRACKERS)], ids=lambda page: page.stem
+)
 def test_the_examples_of_a_page_work(page: Path, clbench, tmp_path: Path) -> None:
     assert follow(page, clbench, tmp_path)
 

@@ -4,6 +4,7 @@ import random
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -172,7 +173,7 @@ def test_what_is_not_there_is_one_line(clbench, monkeypatch, tmp_path: Path):
 
 
 def test_the_runs_of_a_grid_are_grouped_by_its_file(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: True)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin=name))
     file = tmp_path / "ablation.toml"
     file.write_text('methods = ["seqlora"]\ntrack = ["wandb", "mlflow", "wandb"]\n')
     assert read_grid(file).tracking == Tracking(("wandb", "mlflow"), "ablation")
