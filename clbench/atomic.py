@@ -1,4 +1,7 @@
-"""Write a file or a folder in one step, so that a kill leaves the old one or the new one; and read what may be anything."""
+"""Write a file or a folder in one step, so that a kill leaves the old one or the new one; and read what may be anything.
+
+The libraries for it (atomicwrites, given up by its author; safer) write single files, no folders.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ PRINTED = {
     "TasLoRA": "tasl",
     "SAPT-LoRA": "sapt",
 }
-HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step")
+HOOKS = ("methods", "metrics", "run_stream", "attach", "learn_task", "evaluate", "train_step", "run_ended")
 
 
 @dataclass(frozen=True)
@@ -392,8 +392,8 @@ def run_manager(plugins: Plugins, method: object, name: str, others: Iterable[ob
     for origin, module in plugins.modules.items():
         register(manager, module, origin)
     register(manager, method, f"method '{name}'")
-    for other in others:
-        register(manager, other, type(other).__name__)
+    for number, other in enumerate(others, 1):  # there may be several of a kind
+        register(manager, other, f"{type(other).__name__} {number}")
     check_pending(manager)
     learners = [impl for impl in manager.hook.learn_task.get_hookimpls() if not impl.wrapper and not impl.hookwrapper]
     if len(learners) != 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from clbench.discovery import Plugins
 from clbench.errors import ClbenchError, unknown
 from clbench.settings import Settings, list_settings
 from clbench.spec import RunSpec, make_spec
+from clbench.tracking import Tracking
 
 SHAPE = ("method", "stream", "order", "seed")  # what an exclusion may name beside options and settings
 NEW_GRID = """\
@@ -34,6 +35,7 @@ seeds = 3               # how many (1, 2, 3), or which: [1, 2, 5]
 
 # preset = "t5-large"   # a named set of settings (`clbench presets`)
 # plugins = ["my_method.py"]
+# track = ["tensorboard"]  # or wandb, mlflow, trackio: show the runs there, too
 
 [settings]              # any setting of `clbench run`, with underscores
 epochs = 1
@@ -59,7 +61,7 @@ class Grid:
     """Runs as axes. `streams` are names, families, order numbers or files; in options and settings a list of values is an axis.
 
     Each of `exclude` maps names (method, stream, order, seed, an option, a setting) to a value or several: a run that fits all of
-    one mapping is left out.
+    one mapping is left out. `track` are trackers, and `name` is what the runs are grouped by in them.
     """
 
     methods: Sequence[MethodAxes]
@@ -69,6 +71,8 @@ class Grid:
     preset: str | None = None
     exclude: Sequence[Mapping[str, Any]] = ()
     plugins: Sequence[str] = ()
+    track: Sequence[str] = ()
+    name: str = "grid"
 
     def expand(self, plugins: Plugins) -> list[RunSpec]:
         """Return the runs, each once; those on the same data stand together.
@@ -89,6 +93,15 @@ class Grid:
                     found[spec] = None
         self._check_exclusions(fitted, plugins)
         return list(found)
+
+    @property
+    def tracking(self) -> Tracking:
+        """The trackers, and the group of the runs in them.
+
+        Raises:
+            ClbenchError: there is no such tracker, or it is not installed.
+        """
+        return Tracking(tuple(dict.fromkeys(self.track)), self.name)
 
     def _runs_on(self, stream: Stream, seed: int, plugins: Plugins) -> Iterator[RunSpec]:
         for axes in self.methods:
@@ -145,6 +158,7 @@ class _GridTable(msgspec.Struct, forbid_unknown_fields=True):
     preset: str | None = None
     exclude: list[dict[str, Any]] = []
     plugins: list[str] = []
+    track: list[str] = []
 
 
 def read_grid(path: Path) -> Grid:
@@ -159,7 +173,7 @@ def read_grid(path: Path) -> Grid:
         raise ClbenchError(f"no grid '{path}'; `clbench sweep new {path}` writes one to fill in") from None
     except (OSError, ValueError) as error:
         raise ClbenchError(f"grid '{path}': {' '.join(str(error).split())}") from None
-    return make_grid(content, f"grid '{path}'")
+    return replace(make_grid(content, f"grid '{path}'"), name=path.stem)
 
 
 def make_grid(content: Mapping[str, Any], place: str = "the grid") -> Grid:
@@ -191,6 +205,7 @@ def make_grid(content: Mapping[str, Any], place: str = "the grid") -> Grid:
         preset=table.preset,
         exclude=table.exclude,
         plugins=table.plugins,
+        track=table.track,
     )
 
 

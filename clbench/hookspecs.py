@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from clbench.data.tasks import Task
     from clbench.learning.learner import Learner
+    from clbench.records.record import Record
     from clbench.running.protocol import Run
 
 PROJECT = "clbench"
@@ -64,3 +65,8 @@ def evaluate(learner: Learner, task: Task) -> Sequence[str]:  # type: ignore[emp
 @hookspec
 def train_step(learner: Learner, step: int, steps: int, loss: Tensor) -> None:
     """Take note: optimizer step `step` of `steps` (from 1) was taken; `loss` is a detached scalar on the device."""
+
+
+@hookspec
+def run_ended(run: Run, record: Record | None) -> None:
+    """Take note: the run is over. Its record and answers are written; `record` is none where it failed or was stopped."""

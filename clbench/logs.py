@@ -16,7 +16,9 @@ ROOT = "clbench"
 
 @dataclass(frozen=True)
 class LogSettings:
-    """How much is logged (-1: warnings alone; 1: every question, too), in which form, and where beside standard error."""
+    """How much is logged (-1: warnings alone; 1: every question, too), in which form, and where beside standard error, which
+    has warnings alone where something else is shown there.
+    """
 
     verbosity: int = 0
     form: Literal["text", "json"] = "text"
@@ -29,11 +31,13 @@ class LogSettings:
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()
-        handlers: list[logging.Handler] = [_StandardError()] if self.on_standard_error else []
+        handlers: list[logging.Handler] = [
+            _StandardError(logging.NOTSET if self.on_standard_error else logging.WARNING)
+        ]
         if self.file is not None:
             Path(self.file).parent.mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(self.file, encoding="utf-8", delay=True))
-        for handler in handlers or [logging.NullHandler()]:
+        for handler in handlers:
             handler.setFormatter(_JsonLines() if self.form == "json" else _TextLines())
             logger.addHandler(handler)
         logger.propagate = False

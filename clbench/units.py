@@ -1,4 +1,4 @@
-"""Seconds, bytes and numbers of things, as people say them."""
+"""Seconds, bytes and numbers of things, as people say them: too little for a dependency (humanize)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ ENTRIES = {
     "plugins": "plugins",
     "results": "results",
     "checkpoint_every": "checkpoint_every",
+    "track": "track",
 }
+LISTS = {"plugins", "track"}  # what may be given several times
 _RANK = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP, ParameterSource.ENVIRONMENT)
 
 
@@ -82,9 +84,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in tables["settings"]:
         if name not in known:
             raise ClbenchError(f"--config {path}: {unknown('setting', name, known)}")
-    values: dict[str, Any] = {ENTRIES[name]: _text(value) for name, value in content.items() if name != "plugins"}
-    if "plugins" in content:
-        values["plugins"] = [_text(one) for one in content["plugins"]]
+    values: dict[str, Any] = {ENTRIES[name]: _text(value) for name, value in content.items() if name not in LISTS}
+    for name in LISTS & content.keys():
+        values[ENTRIES[name]] = [_text(one) for one in content[name]]
     values["given"] = [f"{name}={_text(value)}" for name, value in tables["options"].items()]
     return {**values, **{name: _text(value) for name, value in tables["settings"].items()}}
 

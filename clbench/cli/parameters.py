@@ -16,6 +16,7 @@ from clbench.errors import ClbenchError
 from clbench.logs import LogSettings
 from clbench.placing import Placing
 from clbench.reports.tables import STYLES
+from clbench.tracking import TRACKERS
 from clbench.units import Every
 
 MOST_SEEDS = 1000  # of `--seeds N`
@@ -84,6 +85,12 @@ every_option = click.option(
 )
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, type=PATH, help="A plugin file, or a folder of them; repeatable."
+)
+track_option = click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(TRACKERS),
+    help="Show the runs in this tracker, too; repeatable (an extra each: clbench[wandb]).",
 )
 set_option = click.option(
     "--set", "given", multiple=True, metavar="OPTION=VALUE", help="An option of the method; repeatable."

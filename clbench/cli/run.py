@@ -21,6 +21,7 @@ from clbench.cli.parameters import (
     plugin_option,
     results_option,
     set_option,
+    track_option,
 )
 from clbench.cli.records import show_leaderboard
 from clbench.data.catalogue import known_streams
@@ -34,6 +35,7 @@ from clbench.options import Option
 from clbench.settings import Settings, list_settings, settle_settings
 from clbench.spec import make_spec
 from clbench.terminal import Terminal, json_text, say
+from clbench.tracking import Tracking
 from clbench.units import Every, counted
 
 SEVERAL = ("probe", "probe_questions")  # settings that name several things, each of which may have the flag of its own
@@ -92,6 +94,7 @@ def _metavar(option: Option) -> str:
     is_flag=True,
     help="Log importance and task vectors, for `clbench plot maps` (clbench/records/maps.py).",
 )
+@track_option
 @every_option
 @log_options
 @json_option
@@ -115,6 +118,7 @@ def run(
     save_adapter: bool,
     dry_run: bool,
     log_maps: bool,
+    track: tuple[str, ...],
     checkpoint_every: Every,
     logs: LogSettings,
     style: str,
@@ -135,6 +139,7 @@ def run(
         for seed in parse_seeds(seeds)
     ]
     settle_settings(values, {})  # here: it is quick to refuse
+    tracking = Tracking(tuple(dict.fromkeys(track)), method_name if len(wanted) > 1 else None)
     console = Terminal(stderr=style == "json")
     for one in chosen:
         console.print(f"Stream {one}")
@@ -168,7 +173,7 @@ def run(
     from clbench.model.devices import ALONE
     from clbench.running.maker import RunMaker
 
-    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE, checkpoint_every)
+    maker = RunMaker(console, opener, force, save_adapter, log_maps, devices or ALONE, checkpoint_every, tracking)
     made, failures = maker.make_all(specs) if len(specs) > 1 else ([maker.make(specs[0])], {})
     if devices is not None and not devices.first:
         return

@@ -22,6 +22,7 @@ from clbench.cli.parameters import (
     plugin_option,
     results_option,
     set_option,
+    track_option,
 )
 from clbench.cli.run import choose_streams, setting_options
 from clbench.errors import ClbenchError
@@ -78,6 +79,7 @@ def sweep() -> None:
 @click.option("--log-maps", is_flag=True, help="Log importance and task vectors, for `clbench plot maps`.")
 @click.option("--dry-run", is_flag=True, help="Only say how many runs there are, and which of them are done.")
 @click.option("--calibrate", is_flag=True, help="With --dry-run: time and memory, too, from a short run of each kind.")
+@track_option
 @every_option
 @engine_options
 @log_options
@@ -95,6 +97,7 @@ def make(
     results: Path,
     save_adapter: bool,
     log_maps: bool,
+    track: tuple[str, ...],
     checkpoint_every: Every,
     dry_run: bool,
     calibrate: bool,
@@ -114,13 +117,15 @@ def make(
         "seeds": None if seeds is None else parse_seeds(seeds),
         "preset": preset,
         "plugins": [str(path) for path in plugins] or None,
+        "track": track or None,
     }
     grid = grid_of(file, methods, parse_assignments(given), values, {k: v for k, v in parts.items() if v is not None})
     console = Terminal(stderr=style != "table")
     opener, runs = _open(console, grid, results)
     from clbench.running.worker import Setup
 
-    setup = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs, every=checkpoint_every)
+    shared = Setup(str(results), tuple(grid.plugins), save_adapter, log_maps, logs=logs, every=checkpoint_every)
+    setup = replace(shared, tracking=grid.tracking)
     if dry_run:
         _show_plan(console, runs, setup.is_done, style)
         missing = [run.spec for run in runs if not setup.is_done(run.files)]
@@ -158,7 +163,7 @@ def grid_of(
         raise ClbenchError("--set needs --method; in a file, options stand with their method")
     if file is None:
         assert axes is not None
-        return Grid(axes, settings=settings, **parts)
+        return Grid(axes, settings=settings, **parts, name=methods or "")
     grid = read_grid(file)
     own = [replace(one, settings={k: v for k, v in one.settings.items() if k not in settings}) for one in grid.methods]
     return replace(grid, methods=axes or own, settings={**grid.settings, **settings}, **parts)

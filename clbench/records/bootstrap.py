@@ -4,6 +4,9 @@ A resample draws, for every task, as many test rows as there are, with repetitio
 scores of a task (at the end, right after learning). Then it draws as many runs as there are: the same orders and seeds for both
 methods of a comparison. Of one run only the rows are drawn. Intervals are percentiles; a p-value is twice the smaller part of
 the resamples on one side of zero (Efron & Tibshirani 1993, ch. 15), and those of one table are corrected after Holm (1979).
+
+`scipy.stats.bootstrap` draws on one level, and all methods' draws together only row by row; here a resample of the rows is one
+product of matrices. SciPy has no correction after Holm. The tests compare with SciPy what it has.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _faults(path: Path) -> Iterator[Finding]:
         yield Finding(path, "a lock that nobody holds", removable=True, harmless=True)
     elif path.suffix == ".json":
         yield from _faults_of_record(path)
-    elif path.suffix in (".checkpoint", ".bookmark") and _is_record(path.with_name(f"{path.stem}.json")):
+    elif path.suffix in (".checkpoint", ".bookmark", ".tracking") and _is_record(path.with_name(f"{path.stem}.json")):
         yield Finding(path, f"the {path.suffix[1:]} of a run that is finished", removable=True)
     for part in PARTS:
         files = RunFiles(path.parent, path.name.removesuffix(part))

@@ -36,7 +36,7 @@ def slug(text: str) -> str:
 @dataclass(frozen=True)
 class RunFiles:
     """The files of one run: `NAME.json`, `NAME.answers.jsonl`, where asked for `NAME.adapter/` and `NAME.maps.safetensors`, and
-    until it is done `NAME.checkpoint`, and within a task `NAME.bookmark`.
+    until it is done `NAME.checkpoint`, within a task `NAME.bookmark`, and where it is tracked `NAME.tracking`.
     """
 
     folder: Path
@@ -73,8 +73,14 @@ class RunFiles:
         """Whether there is something to go on from."""
         return self.checkpoint.exists() or self.bookmark.exists()
 
+    @property
+    def tracking(self) -> Path:
+        """While the run is not done: the key under which trackers know it (`clbench.running.watchers.tracking`)."""
+        return self.folder / f"{self.name}.tracking"
+
     def forget_progress(self) -> None:
         """Remove what the run would go on from."""
+        self.tracking.unlink(missing_ok=True)
         self.bookmark.unlink(missing_ok=True)
         self.checkpoint.unlink(missing_ok=True)
 

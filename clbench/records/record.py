@@ -253,15 +253,13 @@ class Record(Struct, frozen=True, kw_only=True):
 
     def _repr_html_(self) -> str:
         """Return the run as an HTML table, for notebooks: the score on each task (column) after learning another (row)."""
-        names = [escape(task.name) for task in self.tasks]
-        head = "".join(f"<th>{name}</th>" for name in ("after", *names))
-        lines = [
-            f"<tr><th>{name}</th>{''.join(f'<td>{_shown(score)}</td>' for score in scores)}</tr>"
-            for name, scores in zip(names, self.scores, strict=True)
-        ]
+        import pandas  # here: slow to import
+
+        names = [task.name for task in self.tasks]
+        table = pandas.DataFrame(self.scores, names, names, dtype=float)
         title = escape(f"{self.method.name}, {self.stream.name}, seed {self.seed}")
         caption = f"{title}: OP {_shown(self.metrics.op)}, BWT {_shown(self.metrics.bwt)}"
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(lines)}</table>"
+        return f"<p>{caption}</p>{table.to_html(na_rep='', float_format='{:.1f}'.format)}"
 
     def setting(self, name: str) -> Any:
         """Return a setting; one that the record's version of clbench had not, as it is by default today."""

@@ -1,4 +1,8 @@
-"""Tables as data, and as text: rich, markdown, LaTeX (booktabs), CSV, JSON; one definition for every command."""
+"""Tables as data, and as text: rich, markdown, LaTeX (booktabs), CSV, JSON; one definition for every command.
+
+rich draws them. Markdown and LaTeX are written here: pandas writes the one with tabulate, a dependency more, and escapes nothing
+that a record may say; the other with its Styler, which breaks no long column and scales no wide table.
+"""
 
 from __future__ import annotations
 

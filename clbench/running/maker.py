@@ -20,7 +20,9 @@ from clbench.running.run import execute_run, remarks_beforehand
 from clbench.running.watchers.map_log import MapLog
 from clbench.running.watchers.progress import ProgressDisplay
 from clbench.running.watchers.progress_log import ProgressLog
+from clbench.running.watchers.tracking import TrackingWatcher
 from clbench.spec import RunSpec
+from clbench.tracking import UNTRACKED, Tracking
 from clbench.units import TEN_MINUTES, Every
 
 
@@ -34,6 +36,7 @@ class RunMaker:
             through no kill, so that the run goes on from its last finished task.
         devices: the processes that share each run. The first one alone reads and writes its files, and says how it goes.
         every: how often a run is written down within a task.
+        tracking: the experiment trackers that are told of each run.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RunMaker:
         log_maps: bool = False,
         devices: Devices = ALONE,
         every: Every = TEN_MINUTES,
+        tracking: Tracking = UNTRACKED,
     ) -> None:
         self.console = console
         self.opener = opener
@@ -53,6 +57,7 @@ class RunMaker:
         self.log_maps = log_maps
         self.devices = devices
         self.every = Every() if log_maps else every
+        self.tracking = tracking
         self._loaded: tuple[object, Backbone] | None = None  # what it was asked for by, and the backbone
 
     def make(self, spec: RunSpec, others: Sequence[object] = ()) -> Record:
@@ -131,7 +136,8 @@ class RunMaker:
         if not self.devices.first:
             return maps
         moving = self.console.is_terminal or self.console.is_jupyter
-        return [ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec)), *maps]
+        trackers = [TrackingWatcher(name, self.tracking.group) for name in self.tracking.trackers]
+        return [ProgressDisplay(self.console, str(spec)) if moving else ProgressLog(str(spec)), *maps, *trackers]
 
     def make_all(self, specs: Sequence[RunSpec]) -> tuple[list[Record], dict[str, Exception]]:
         """Make the runs one after another; say why one failed and go on with the next.

@@ -80,7 +80,8 @@ def sweep(
     read = make_grid(grid) if isinstance(grid, Mapping) else read_grid(Path(grid))
     plugins = find_plugins(read.plugins)
     runs = open_runs(read.expand(plugins), RunOpener(plugins, Path(results)))
-    setup = Setup(str(results), tuple(read.plugins), save_adapter, logs=LogSettings(on_standard_error=False))
+    logs = LogSettings(on_standard_error=False)
+    setup = Setup(str(results), tuple(read.plugins), save_adapter, logs=logs, tracking=read.tracking)
     failures = make_runs(Terminal(stderr=True), runs, setup, Placing(jobs=jobs, retries=retries))
     if failures:
         raise failed(failures, len(runs))

@@ -46,7 +46,7 @@ from clbench.running.remarks import (
     on_targets,
 )
 from clbench.running.saved_learner import save_learner
-from clbench.running.watchers.tracker import Tracker
+from clbench.running.watchers.follower import Follower
 from clbench.spec import PROTOCOL_VERSION
 from clbench.units import TEN_MINUTES, Every
 
@@ -75,7 +75,7 @@ def execute_run(
     """
     settings, tasks, files = opened.settings, opened.tasks, opened.files
     heartbeat = Heartbeat(files)
-    core = [DefaultProtocol(), CostMeter(opened.instance), Tracker([heartbeat.note] if devices.first else [])]
+    core = [DefaultProtocol(), CostMeter(opened.instance), Follower([heartbeat.note] if devices.first else [])]
     manager = run_manager(opened.plugins, opened.instance, opened.method.name, [*core, *watchers])
     learner = Learner(backbone, settings, manager.hook, len(tasks), devices=devices)
     _check_tasks(opened, learner)
@@ -86,7 +86,7 @@ def execute_run(
         learner.bookmarks.begin_taking(run.keep_bookmark, every)
     if devices.first:
         make_folder(files.folder)
-    frozen, changed = Frozen.of(backbone.model), None
+    frozen, changed, record = Frozen.of(backbone.model), None, None
     try:
         with heartbeat if devices.first else nullcontext():
             run.begin()
@@ -101,6 +101,8 @@ def execute_run(
         changed = frozen.changed() if changed is None else changed  # of a run that failed
         learner.attached.detach()
         backbone.spoiled = [*changed, *frozen.replaced(backbone.model)]
+        with blame("a plugin failed in run_ended"):
+            manager.hook.run_ended(run=run, record=record)
     return record
 
 

@@ -23,6 +23,7 @@ from clbench.running.opening import RunOpener
 from clbench.running.study import StudySpec, open_study
 from clbench.running.tuning import tune
 from clbench.spec import RunSpec
+from clbench.tracking import UNTRACKED, Tracking
 from clbench.units import TEN_MINUTES, Every
 
 LAST_LINES = 15  # of a traceback, kept of a failed run
@@ -43,6 +44,7 @@ class Setup:
     threads: int | None = None
     every: Every = TEN_MINUTES
     logs: LogSettings = field(default_factory=LogSettings)
+    tracking: Tracking = UNTRACKED
 
     def is_done(self, files: RunFiles) -> bool:
         """Return whether all that is wanted of a run is there."""
@@ -68,7 +70,9 @@ class Worker:
         setup.logs.apply()
         opener = RunOpener(find_plugins(setup.plugins), Path(setup.results))
         console = Console(file=io.StringIO(), quiet=True)  # what there is to say, is in the outcome
-        self.maker = RunMaker(console, opener, False, setup.save_adapter, setup.log_maps, every=setup.every)
+        self.maker = RunMaker(
+            console, opener, False, setup.save_adapter, setup.log_maps, every=setup.every, tracking=setup.tracking
+        )
 
     def make(self, spec: RunSpec) -> Outcome:
         """Make one run, or the trials of a study, from its checkpoint if there is one, unless it is done."""

@@ -39,6 +39,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 TESTED = [page for page in sorted(DOCS.rglob("*.md")) if any(block.tested for block in blocks_of(page))]
 WATCHER = DOCS / "extend" / "watcher.md"
+TRACKERS = DOCS / "trackers.md"
 
 
 def follow(page: Path, clbench: Callable[..., Result], folder: Path) -> str:
@@ -66,7 +67,9 @@ def test_every_page_on_extending_clbench_has_tested_examples() -> None:
     assert {DOCS / "extend" / f"{name}.md" for name in ("method", "stream", "metric", "watcher")} <= set(TESTED)
 
 
-@pytest.mark.parametrize("page", [page for page in TESTED if page != WATCHER], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in TESTED if page not in (WATCHER, TRACKERS)], ids=lambda page: page.stem
+)
 def test_the_examples_of_a_page_work(page: Path, clbench, tmp_path: Path) -> None:
     assert follow(page, clbench, tmp_path)
 
@@ -76,6 +79,14 @@ def test_the_watchers_leave_what_their_page_promises(clbench, tmp_path: Path) ->
     steps = [line.split(",")[:2] for line in (tmp_path / "losses.csv").read_text("utf-8").splitlines()]
     assert steps == [[task, str(step)] for task in "01" for step in range(1, 5)]
     assert re.findall(r"^(\w+): [\d.]+ s$", printed, re.M) == ["dbpedia", "amazon"]
+
+
+def test_the_tracker_of_ones_own_writes_its_line(clbench, tmp_path: Path) -> None:
+    follow(TRACKERS, clbench, tmp_path)
+    (line,) = (tmp_path / "board.csv").read_text("utf-8").splitlines()
+    assert re.fullmatch(r"seqlora,1,[\d.]+,[-\d.]+", line)
+    block = next(one for one in blocks_of(TRACKERS) if one.title == "board.py")
+    assert len(block.text.partition("\n\n")[2].splitlines()) <= 10  # as the page says
 
 
 HOP = re.compile(r"^(\d+)\. `([\w.]+):([\w.]+)`", re.M)

@@ -8,13 +8,13 @@ import time
 import msgspec
 
 from clbench.records.heartbeat import Position
-from clbench.running.watchers.tracker import Tracker
+from clbench.running.watchers.follower import Follower
 
 EVERY = 30.0  # seconds between two lines within a task
 LOGGER = logging.getLogger("clbench.progress")
 
 
-class ProgressLog(Tracker):
+class ProgressLog(Follower):
     """Logs a run's positions."""
 
     def __init__(self, run: str) -> None:

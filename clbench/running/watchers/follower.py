@@ -18,7 +18,7 @@ OFTEN = 2.0  # seconds between two tellings within a task, each of which reads t
 Listener = Callable[[Position], None]
 
 
-class Tracker:
+class Follower:
     """Tells each listener the position: at every task's begin, at every question, and every few seconds between."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
