@@ -58,7 +58,7 @@ class Settings:
     evaluate_on: Annotated[
         Literal["test", "validation"], "score the test rows, or the validation rows (to choose hyper-parameters)"
     ] = "test"
-    blur: Annotated[
+    overlap: Annotated[
         float, "share of its training rows that a task exchanges with its neighbours: blurred boundaries", Ge(0), Le(1)
     ] = 0.0
     superni_metric: Annotated[

@@ -56,7 +56,7 @@ class Selection:
     validation: int = 0
     evaluate_on: Literal["test", "validation"] = "test"
     template: Literal["auto", "plain", "alpaca", "release"] = "auto"
-    blur: float = 0.0
+    overlap: float = 0.0
 
     @classmethod
     def of(cls, settings: Settings) -> "Selection":
@@ -113,7 +113,7 @@ def make_tasks(source: Source, stream: Stream, selection: Selection, superni_met
         ClbenchError: the data is missing or malformed, has an answer outside the label set, or too few rows.
     """
     made = [_make_task(source, spec, selection, superni_metric) for spec in stream.specs]
-    return blurred(made, selection.blur, selection.seed) if selection.blur else made
+    return blurred(made, selection.overlap, selection.seed) if selection.overlap else made
 
 
 def blurred(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
@@ -124,7 +124,7 @@ def blurred(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
     """
     parts: list[list[Example]] = [[] for _ in tasks]
     for number, task in enumerate(tasks):
-        chooser = random.Random(derive_seed("blur", seed, task.name))
+        chooser = random.Random(derive_seed("overlap", seed, task.name))
         order = chooser.sample(range(len(task.train)), len(task.train))
         half = round(len(order) * share / 2)
         early = set(order[:half]) if number > 0 else set()

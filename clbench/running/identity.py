@@ -24,7 +24,7 @@ ACTING_HOOKS = ("run_stream", "attach", "evaluate")  # by which a plugin takes o
 
 # Settings that came after the first runs of this protocol version, with the values at which they change nothing: those runs are
 # still the same then, so that they are not made again.
-LATER_SETTINGS = {"blur": 0.0, "probe": None, "probe_questions": None}
+LATER_SETTINGS = {"overlap": 0.0, "probe": None, "probe_questions": None}
 
 
 def identity_of(spec: RunSpec, digests: Digests) -> str:

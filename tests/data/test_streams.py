@@ -113,7 +113,7 @@ def test_superni_by_numbers(tmp_path):
 def test_blurred_boundaries_exchange_rows_with_neighbours_and_lose_none(share):
     stream, source = find_stream("agnews,yahoo,sst-2"), open_source("toy")
     plain = make_tasks(source, stream, Selection(limit_train=20, limit_test=4))
-    found = make_tasks(source, stream, Selection(limit_train=20, limit_test=4, blur=share))
+    found = make_tasks(source, stream, Selection(limit_train=20, limit_test=4, overlap=share))
     rows = [Counter(task.train) for task in found]
     assert sum(rows, Counter()) == sum((Counter(task.train) for task in plain), Counter())
     assert [task.test for task in found] == [task.test for task in plain]
