@@ -32,17 +32,18 @@ def match(name: str, known: Iterable[str], others: Mapping[str, str] | None = No
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that may be meant: the one spelled alike, else those whose initials, word or beginning it is."""
+    """Return the known names that may be meant: by a word or their initials, else the one spelled alike, else by beginning."""
     names = {one: plain(one) for one in known}
     wanted = plain(name)
     if not wanted:
         return []
+    shortened = [one for one in names if wanted in _shortened(one)]
+    if shortened:
+        return shortened[:MOST_NEAR]
     alike = get_close_matches(wanted, names.values(), n=1, cutoff=0.6)
     if alike:
         return [one for one, text in names.items() if text == alike[0]][:1]
-    return [one for one in names if wanted in _shortened(one) or (len(wanted) > 2 and names[one].startswith(wanted))][
-        :MOST_NEAR
-    ]
+    return [one for one in names if len(wanted) > 2 and names[one].startswith(wanted)][:MOST_NEAR]
 
 
 def _shortened(name: str) -> set[str]:
