@@ -59,24 +59,39 @@ def test_what_is_kept_is_what_the_model_says_of_the_answers(make_learner, toy_ta
         assert float(method.distance(learner.passes.logits(old), old)) > 1e-6
 
 
-def test_alpha_and_beta_weigh_the_losses(make_learner, toy_tasks):
+def test_the_gradient_is_that_of_the_sum_of_the_terms(make_learner, toy_tasks):
     learner = make_learner(lora_dropout=0.0)
     method = DERPP(memory_ratio=0.25)
     learned(learner, toy_tasks[:1], method)
     learner.weights.data.mul_(1.5)
     (batch,) = next(learner.feed.draws(method.memory.examples, learner.generator("a")))
-    parts = [
-        gradient_of(learner, [([batch], loss)]) for loss in (learner.loss, lambda b: method.score_loss(learner, b))
-    ]
-    terms = [
-        ([batch], lambda b: 0.5 * learner.loss(b)),
-        (batch.split(3)[:0], learner.loss),
-        ([batch], lambda b: 0.1 * method.score_loss(learner, b)),
-    ]
-    gradient, total = gradient_of(learner, terms)
-    assert torch.allclose(gradient, 0.5 * parts[0][0] + 0.1 * parts[1][0], atol=1e-6)
-    assert float(total) == pytest.approx(float(0.5 * parts[0][1] + 0.1 * parts[1][1]), rel=1e-5)
-    assert parts[1][0].any()
+    losses = (learner.loss, lambda batch: method.score_loss(learner, batch))
+    parts = [gradient_of(learner, [([batch], loss)]) for loss in losses]
+    gradient, total = gradient_of(learner, [([batch], loss) for loss in losses])
+    assert torch.allclose(gradient, parts[0][0] + parts[1][0], atol=1e-5)
+    assert float(total) == pytest.approx(float(parts[0][1] + parts[1][1]), rel=1e-5)
+    assert all(part[0].any() for part in parts)
+
+
+def test_alpha_weighs_the_scores_and_beta_the_labels(make_learner, toy_tasks, monkeypatch):
+    learner = make_learner(lora_dropout=0.0)
+    method, seen = DERPP(memory_ratio=0.25, alpha=0.3, beta=0.7), []
+    learned(learner, toy_tasks[:1], method)
+
+    def watched(learner, terms):
+        seen.append([(group[0], float(loss_of(group[0]).detach())) for group, loss_of in terms])
+        plain = [learner.loss(seen[-1][0][0]), method.score_loss(learner, seen[-1][1][0]), learner.loss(seen[-1][2][0])]
+        seen[-1] = [(value, float(loss.detach())) for (_, value), loss in zip(seen[-1], plain, strict=True)]
+        return gradient_of(learner, terms)
+
+    monkeypatch.setattr("clbench.plugins.derpp.gradient_of", watched)
+    learner.begin_task(1, toy_tasks[1])
+    method.learn_task(learner, toy_tasks[1])
+    assert len(seen) == 3
+    for new, scores, labels in seen:
+        assert new[0] == pytest.approx(new[1], rel=1e-5)
+        assert scores[0] == pytest.approx(0.3 * scores[1], rel=1e-4)
+        assert labels[0] == pytest.approx(0.7 * labels[1], rel=1e-5)
 
 
 def test_without_weights_for_the_memory_it_is_plain_training(make_learner, toy_tasks):
