@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from uuid import uuid4
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -245,11 +246,9 @@ def _costs(progress: Progress, task: int) -> dict[str, float]:
 
 def _summary(record: Record) -> dict[str, float]:
     """Return the numbers that stand for a finished run."""
-    measures, times = record.metrics, record.timings
+    times = record.timings
     found = {
-        "op": measures.op,
-        "bwt": measures.bwt,
-        "forgetting": measures.forgetting,
+        **msgspec.structs.asdict(record.metrics),
         "learn_seconds": sum(times.learn_seconds),
         "evaluate_seconds": sum(map(sum, times.evaluate_seconds)),
         "peak_memory_bytes": record.peak_memory.bytes,
