@@ -25,7 +25,9 @@ def read_labels(model: nn.Module) -> None:
     vocabulary). It computes no loss. With `together=True`, what all rows begin with is computed once, as one row, which changes
     no more than rounding as long as nothing tells rows or passes apart. Calls without labels, as in generation, stay as they are.
     """
-    model.register_forward_pre_hook(LabelReader().join, with_kwargs=True)
+    reader = LabelReader()
+    reader.watch(model.get_output_embeddings())
+    model.register_forward_pre_hook(reader.join, with_kwargs=True)
 
 
 class LabelReader:
@@ -44,7 +46,7 @@ class LabelReader:
     def join(self, model: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Call | None:
         """Return what the model is to be called with; None for a call without labels."""
         self._wanted = None
-        self._watch(model.get_output_embeddings())
+        self.watch(model.get_output_embeddings())
         labels = named.get("labels")
         if labels is None:
             return None
@@ -66,7 +68,7 @@ class LabelReader:
         self._wanted = wanted if named.get("labelled") is None else wanted.flatten()[named["labelled"]]
         return arguments, joined
 
-    def _watch(self, head: nn.Module) -> None:
+    def watch(self, head: nn.Module) -> None:
         """Hook into the head; PEFT puts another module in its place where the head has LoRA."""
         if head is self._head:
             return

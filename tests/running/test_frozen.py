@@ -8,6 +8,7 @@ from clbench.discovery import find_plugins
 from clbench.model.backbone import load_backbone
 from clbench.model.frozen import Frozen
 from clbench.records.files import read_record
+from tests.conftest import TINY_LLAMA
 
 VANDAL = """
 from clbench import hookimpl
@@ -44,6 +45,14 @@ def test_the_next_run_has_a_backbone_of_its_own(clbench, tiny_run, tmp_path):
     assert record.notes == (
         "the method changed the frozen backbone (shared.weight); a resumed run would not have these changes",
     )
+
+
+def test_a_decoder_stays_loaded_for_the_next_run(clbench, llama_folder):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY_LLAMA.items()]
+    words = ["run", "--method", "seqlora", "--backbone", llama_folder, "--stream", "sst-2", *flags]
+    both = clbench(*words, "--seeds", "2", "--limit-train", "8", "--limit-test", "4")
+    assert both.exit_code == 0, both.output
+    assert "frozen backbone" not in both.output
 
 
 @pytest.mark.parametrize(("name", "place"), [("vandal", "shared.weight"), ("leftover", "lm_head")])
