@@ -13,11 +13,12 @@ OTHER = {  # another value of each setting that changes what is learned, asked o
     "max_input": 64, "max_target": 8, "template": "plain", "max_answer": 8, "lora_rank": 4, "lora_alpha": 16.0,
     "lora_dropout": 0.1, "lora_targets": "q", "answers": "labels", "precision": "bfloat16", "quantize": "8bit",
     "trust_remote_code": True, "batching": "shuffled", "least_batch": 4, "warmup_part": None, "tuned": "20 trials on order 2",
+    "overlap": 0.1,
 }  # fmt: skip
 FREE = {  # and of each that names one run of a recipe, or changes no score
     "stream": "long:2", "seed": 2, "matrix": "op", "device": "cuda", "threads": 1, "micro_batch": 2,
     "gradient_checkpointing": True, "compile": "default", "pad_multiple": 8, "eval_batch_size": 4, "eval_tokens": 512,
-    "verify_answers": 4,
+    "verify_answers": 4, "probe": "embedded", "probe_questions": "q.jsonl", "probe_tokens": 64,
 }  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def test_a_file_of_ones_own(clbench, tmp_path, name):
 FOLDERS = {
     "no such folder": ({}, ["--data", "none"], "no data 'none': not 'toy' and not a folder, nor 'hub' or 'hub:FOLDER'"),
     "a file": ({"d": SST}, ["--data", "d"], "no data 'd': not 'toy' and not a folder"),
-    "no layout": ({"d/x.json": [SST]}, [], "d: not a folder in a known layout (rkif: {train,test}/TASK.json; sapt: "),
+    "no layout": ({"d/x.json": [SST]}, [], "d: not a folder in a known layout (rkif: {train,test}/TASK.json; trace: "),
     "unknown layout": ({"d/train/sst-2.json": [SST]}, ["--layout", "kif"], "no choice for setting 'layout': 'kif'"),
     "no test folder": ({"d/train/sst-2.json": [SST]}, [], "d: no folder 'test'; expected train/TASK.json"),
     "task missing": (

@@ -15,7 +15,7 @@ from tests.conftest import EXAMPLE_PLUGINS, REFERENCE, ROOT
 
 RECORD = "standard-1_rkif_mini_long-sequence_s1_4e7802e8"
 LISTINGS = {  # words, and where in the value the text stands
-    "methods": (["methods"], lambda value: value[0]["name"], "ewc"),
+    "methods": (["methods"], lambda value: value[0]["name"], "agem"),
     "method": (["methods", "rkif"], lambda value: value["options"][0]["name"], "window"),
     "streams": (["streams"], lambda value: value["streams"][3]["tasks"][-1], "yahoo"),
     "tasks": (["streams"], lambda value: value["tasks"][0]["metric"], "exact_match"),
@@ -95,7 +95,7 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert completed("methods", begun="v") == completed("check-method", begun="v") == ["vrmcl"]
     assert completed("run", "--stream", begun="stan") == ["standard:1", "standard:2", "standard:3", "standard"]
     assert completed("run", "--stream", begun="sst-2,ag") == ["sst-2,agnews"]
-    assert completed("run", "--order", begun="") == [str(number) for number in range(1, 9)]
+    assert completed("run", "--order", begun="") == [str(number) for number in range(1, 10)]
     assert completed("run", "--preset", begun="t5") == ["t5-large"]
     assert RECORD in completed("show", "--results", REFERENCE, begun="standard-1_rkif")
     assert completed("reproduce", begun="table1") == ["table1", "table10"]
