@@ -105,7 +105,8 @@ def read_checkpoint(
             text = bytes(tensors.pop(CONTENT).numpy()).decode() if CONTENT in tensors else header[CONTENT]
             if header["digest"] != _digest(text, tensors):
                 raise ValueError("its digest is another one")
-            placed = {name: tensor.to(device) for name, tensor in tensors.items()}
+            # Copied, since in the file they begin anywhere: some products round otherwise where memory is not aligned.
+            placed = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
             content: dict[str, Any] = _unpack(parse_json(text), placed)
             return content
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
