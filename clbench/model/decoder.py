@@ -16,7 +16,7 @@ OURS = ("attention_mask", "labels", "labelled", "together")  # arguments that th
 FEW = 16  # tokens that are not worth a pass of their own
 
 
-def read_labels(model: nn.Module) -> None:
+def read_labels(model: Any) -> None:
     """Let the model read the labels that it is called with after the prompts, as one sequence.
 
     From then on `model(input_ids=..., attention_mask=..., labels=...)` takes prompts (batch, input), padded anywhere, and
