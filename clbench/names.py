@@ -32,18 +32,19 @@ def match(name: str, known: Iterable[str], others: Mapping[str, str] | None = No
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that may be meant: by a word or their initials, else the one spelled alike, else by beginning."""
+    """Return the known names that may be meant: spelled nearly so, or with this word or initials, or alike, or beginning so."""
     names = {one: plain(one) for one in known}
     wanted = plain(name)
     if not wanted:
         return []
-    shortened = [one for one in names if wanted in _shortened(one)]
-    if shortened:
-        return shortened[:MOST_NEAR]
-    alike = get_close_matches(wanted, names.values(), n=1, cutoff=0.6)
-    if alike:
-        return [one for one, text in names.items() if text == alike[0]][:1]
-    return [one for one in names if len(wanted) > 2 and names[one].startswith(wanted)][:MOST_NEAR]
+    nearly, alike = (get_close_matches(wanted, names.values(), n=1, cutoff=cutoff) for cutoff in (0.8, 0.6))
+    ways = (
+        [one for one, text in names.items() if text in nearly][:1],
+        [one for one in names if wanted in _shortened(one)],
+        [one for one, text in names.items() if text in alike][:1],
+        [one for one in names if len(wanted) > 2 and names[one].startswith(wanted)],
+    )
+    return next(filter(None, ways), [])[:MOST_NEAR]
 
 
 def _shortened(name: str) -> set[str]:
