@@ -158,10 +158,15 @@ def browser():
 
 def rows_of(browser, table):
     """The first cells of the rows that are seen."""
-    script = (
-        "return [...document.querySelectorAll('table.sheet')[arguments[0]].tBodies[0].rows].filter(r => r.offsetParent)"
-    )
-    return [row.text.split()[0] for row in browser.execute_script(script, table)]
+    rows = "[...document.querySelectorAll('table.sheet')[arguments[0]].tBodies[0].rows].filter(r => r.offsetParent)"
+    return browser.execute_script(f"return {rows}.map(row => row.innerText.split(/\\s/)[0])", table)
+
+
+def wait_for_rows(browser, count):
+    """Wait until so many rows are seen: a page hears of its new address only after the click."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda _: len(rows_of(browser, 0)) == count)
 
 
 @pytest.mark.browser
@@ -191,9 +196,9 @@ def test_a_tasks_rows_are_chosen_by_what_the_address_says_and_by_words(browser, 
     browser.get(f"{page.as_uri()}#forgotten")
     assert len(rows_of(browser, 0)) == sum("forgotten" in of_row for of_row in tags) < len(tags)
     browser.find_element("partial link text", "wrong after mnli").click()
-    assert len(rows_of(browser, 0)) == sum("wrong-1" in of_row for of_row in tags)
+    wait_for_rows(browser, sum("wrong-1" in of_row for of_row in tags))
     browser.find_element("partial link text", "all (").click()
-    assert len(rows_of(browser, 0)) == len(tags)
+    wait_for_rows(browser, len(tags))
     browser.find_element("css selector", "input[type=search]").send_keys("FORGOTTEN by")
     assert rows_of(browser, 0) == []
     browser.find_element("css selector", "input[type=search]").clear()
