@@ -8,7 +8,6 @@ step along -g would raise the memory's loss, to first order, where they point ap
 The paper descends by SGD. Here the common recipe's AdamW is fed with g~, so the step is not exactly orthogonal to g_ref.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -16,7 +15,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from clbench import About, Batch, Learner, Memory, Ratio, Search, Task, hookimpl
+from clbench import About, Learner, Memory, Ratio, Search, Task, hookimpl
 
 
 @hookimpl
@@ -46,20 +45,12 @@ class AGEM:
             if training.due:
                 if replay is not None:
                     gradient = weights.grad.clone()
-                    reference = step_gradient(learner, next(replay))
+                    reference, _ = learner.passes.step_gradient([(next(replay), learner.loss)])
                     projected += gradient @ reference < 0
                     weights.grad.copy_(project(gradient, reference))
                 training.apply()
         self.memory.remember(task, self.memory_ratio, learner.seed("memory"))
         return {**training.stats, "projected": float(projected), "remembered": len(self.memory)}
-
-
-def step_gradient(learner: Learner, group: Sequence[Batch]) -> Tensor:
-    """Return the gradient, shape (weights,), of the loss of the micro-batches of one step; `weights.grad` is used for it."""
-    learner.weights.zero_grad()
-    for batch in map(learner.devices.part, group):
-        learner.passes.backward(learner.loss(batch) * batch.share)
-    return learner.devices.add_up(learner.weights.grad.clone())
 
 
 def project(gradient: Tensor, reference: Tensor) -> Tensor:

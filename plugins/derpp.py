@@ -14,8 +14,9 @@ The paper takes rows into its memory by reservoir sampling, with the scores of t
 ends, by the rule of all replay methods, and the scores are those of its last weights, without dropout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Annotated, ClassVar
 
 import torch
@@ -24,8 +25,6 @@ from torch import Tensor
 
 from clbench import About, Batch, Example, Learner, Memory, Ratio, Search, Task, Training, hookimpl
 from clbench.encoding.batches import IGNORED
-
-Term = tuple[Sequence[Batch], Callable[[Batch], Tensor]]  # batches of a step, and the loss of one
 
 
 @hookimpl
@@ -78,12 +77,12 @@ class DERPP:
             learner.feed.draws(rows, learner.generator(purpose)) for purpose in ("scores", "labels")
         )
         for group in training.groups():
-            terms: list[Term] = [
+            gradient, loss = learner.passes.step_gradient([
                 (group, learner.loss),
                 (next(for_scores), lambda batch: self.alpha * self.score_loss(learner, batch)),
                 (next(for_labels), lambda batch: self.beta * learner.loss(batch)),
-            ]
-            training.supply(*gradient_of(learner, terms))
+            ])  # fmt: skip
+            training.supply(gradient, loss)
             training.apply()
 
     def keep_scores(self, learner: Learner, rows: Sequence[Example]) -> None:
@@ -111,23 +110,9 @@ class DERPP:
     def distance(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the mean square of what scores (batch, target, vocabulary) differ by from the kept ones of the same rows."""
         assert self.kept is not None, "no memory without scores"
-        begins = [0]
-        for count in self.counts:
-            begins.append(begins[-1] + count)
+        begins = [0, *accumulate(self.counts)]
         own = [place for row in batch.rows for place in range(begins[row], begins[row + 1])]
         now = scores[batch.labels != IGNORED].float()
         if self.places is not None:
             now = now.gather(1, self.places[own].long())
         return (now - self.kept[own]).square().mean()
-
-
-def gradient_of(learner: Learner, terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
-    """Return the gradient of a sum of losses, each of the micro-batches of a step, and the sum."""
-    learner.weights.zero_grad()
-    total = torch.zeros((), device=learner.device)
-    for group, loss_of in terms:
-        for batch in map(learner.devices.part, group):
-            loss = loss_of(batch) * batch.share
-            learner.passes.backward(loss)
-            total += loss.detach().float()
-    return learner.devices.add_up(learner.weights.grad.clone()), learner.devices.add_up(total)

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from clbench import About, Batch, Learner, Memory, Ratio, Search, Task, hookimpl
 
-from .agem import step_gradient  # mypy knows this folder by another name
-
 
 @hookimpl
 def methods() -> dict[str, type]:
@@ -70,7 +68,7 @@ class GEM:
     def references(self, learner: Learner, replays: Sequence[Iterator[list[Batch]]]) -> Tensor:
         """Return the gradient of each earlier task's memory at the current weights, shape (tasks, weights)."""
         if self.reference == "batch":
-            return torch.stack([step_gradient(learner, next(replay)) for replay in replays])
+            return torch.stack([learner.passes.step_gradient([(next(replay), learner.loss)])[0] for replay in replays])
         return torch.stack([learner.passes.mean_gradient(rows) for rows in self.memory.of_task.values()])
 
 

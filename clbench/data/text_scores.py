@@ -1,4 +1,8 @@
-"""Scores of free text against a right one, in percent: BLEU, SARI, edit similarity, and Rouge-L as TRACE's release has it."""
+"""Scores of free text against a right one, in percent: BLEU, SARI, edit similarity, and Rouge-L as TRACE's release has it.
+
+Rouge-L and SARI are our own code, a page, so that scoring needs neither `rouge` nor `evaluate`; the tests compare it with the
+former, and with the latter's formula.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from clbench.model.attached import Attached
 from clbench.model.devices import ALONE, Devices
 from clbench.model.loss import Call, batch_loss, with_weights
 from clbench.model.weights import Weights
+
+Term = tuple[Sequence[Batch], Callable[[Batch], Tensor]]  # the micro-batches of a step, and the loss of one
 
 
 class Passes:
@@ -108,6 +110,21 @@ class Passes:
             return torch.autograd.grad(
                 loss, weights, create_graph=create_graph, retain_graph=retain_graph or create_graph
             )[0]
+
+    def step_gradient(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
+        """Return the gradient, shape (weights,), of a sum of losses, and the sum; `weights.grad` is used for it.
+
+        Args:
+            terms: each the micro-batches of one step, as `Feed.draws` gives them, and the loss of one.
+        """
+        self.weights.zero_grad()
+        total = torch.zeros((), device=self.weights.data.device)
+        for group, loss_of in terms:
+            for batch in map(self.devices.part, group):
+                loss = loss_of(batch) * batch.share
+                self.backward(loss)
+                total += loss.detach().float()
+        return self.devices.add_up(self.weights.grad.clone()), self.devices.add_up(total)
 
     def mean_gradient(self, examples: Sequence[Example]) -> Tensor:
         """Return the gradient, shape (weights,), of the mean loss over the examples' target tokens, without dropout."""

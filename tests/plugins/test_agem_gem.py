@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from clbench.plugins.agem import AGEM, step_gradient
+from clbench.learning.passes import Passes
+from clbench.plugins.agem import AGEM
 from clbench.plugins.agem import project as project_on_one
 from clbench.plugins.gem import GEM, project
 from clbench.plugins.seqlora import SeqLoRA
@@ -106,7 +107,7 @@ def test_the_gradient_of_a_step_is_that_of_its_micro_batches(make_learner, toy_t
         learner.weights.assign(vectors(len(learner.weights)) / 5)
         group = next(learner.feed.draws(toy_tasks[0].train, learner.generator("a")))
         assert len(group) == (1 if size is None else 3)
-        found.append(step_gradient(learner, group))
+        found.append(learner.passes.step_gradient([(group, learner.loss)])[0])
     assert float((found[0] - found[1]).norm()) < 1e-4 * float(found[0].norm())
 
 
@@ -133,8 +134,7 @@ def test_each_step_takes_a_reference_and_some_are_projected(make_learner, toy_ta
 def test_a_step_against_the_memory_is_projected(make_learner, toy_tasks, monkeypatch, factory):
     """The references are replaced by the opposite of the gradient: nothing of it may be left."""
     learner, method = make_learner(), factory(memory_ratio=0.25)
-    against = lambda *_: -learner.weights.grad  # noqa: E731
-    monkeypatch.setattr("clbench.plugins.agem.step_gradient", against)
+    monkeypatch.setattr(Passes, "step_gradient", lambda self, terms: (-self.weights.grad, torch.zeros(())))
     monkeypatch.setattr(GEM, "references", lambda self, learner, replays: -learner.weights.grad[None])
     if factory is GEM:
         method.margin = 0.0

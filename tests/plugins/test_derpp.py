@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clbench.encoding.batches import IGNORED, Batch
-from clbench.plugins.derpp import DERPP, gradient_of
+from clbench.learning.passes import Passes
+from clbench.plugins.derpp import DERPP
 from clbench.plugins.seqlora import SeqLoRA
 
 
@@ -66,8 +67,8 @@ def test_the_gradient_is_that_of_the_sum_of_the_terms(make_learner, toy_tasks):
     learner.weights.data.mul_(1.5)
     (batch,) = next(learner.feed.draws(method.memory.examples, learner.generator("a")))
     losses = (learner.loss, lambda batch: method.score_loss(learner, batch))
-    parts = [gradient_of(learner, [([batch], loss)]) for loss in losses]
-    gradient, total = gradient_of(learner, [([batch], loss) for loss in losses])
+    parts = [learner.passes.step_gradient([([batch], loss)]) for loss in losses]
+    gradient, total = learner.passes.step_gradient([([batch], loss) for loss in losses])
     assert torch.allclose(gradient, parts[0][0] + parts[1][0], atol=1e-5)
     assert float(total) == pytest.approx(float(parts[0][1] + parts[1][1]), rel=1e-5)
     assert all(part[0].any() for part in parts)
@@ -78,13 +79,15 @@ def test_alpha_weighs_the_scores_and_beta_the_labels(make_learner, toy_tasks, mo
     method, seen = DERPP(memory_ratio=0.25, alpha=0.3, beta=0.7), []
     learned(learner, toy_tasks[:1], method)
 
-    def watched(learner, terms):
+    step_gradient = Passes.step_gradient
+
+    def watched(passes, terms):
         seen.append([(group[0], float(loss_of(group[0]).detach())) for group, loss_of in terms])
         plain = [learner.loss(seen[-1][0][0]), method.score_loss(learner, seen[-1][1][0]), learner.loss(seen[-1][2][0])]
         seen[-1] = [(value, float(loss.detach())) for (_, value), loss in zip(seen[-1], plain, strict=True)]
-        return gradient_of(learner, terms)
+        return step_gradient(passes, terms)
 
-    monkeypatch.setattr("clbench.plugins.derpp.gradient_of", watched)
+    monkeypatch.setattr(Passes, "step_gradient", watched)
     learner.begin_task(1, toy_tasks[1])
     method.learn_task(learner, toy_tasks[1])
     assert len(seen) == 3
