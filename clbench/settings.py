@@ -122,7 +122,7 @@ class Settings:
         "files of questions (rows with prompt and answers) that are asked at the same times, separated by commas",
         MinLen(1),
     ] = None
-    probe_tokens: Annotated[int, "tokens that are read of each probe, its first ones", Ge(32), Le(MOST_TOKENS)] = 2048
+    probe_tokens: Annotated[int, "tokens that are read of each probe, its first ones", Ge(32), Le(MOST_TOKENS)] = 1024
     eval_batch_size: Annotated[int, "most examples per batch of answers", Ge(1), Le(MOST_ROWS)] = 128
     eval_tokens: Annotated[int, "most tokens of prompts and answers, padding included, per batch of answers", Ge(1)] = (
         65536

@@ -15,6 +15,7 @@ def test_the_embedded_texts_are_english_german_and_code():
         True
     ] * 3
     assert found.digest == read_probes(" embedded,", None).digest
+    assert sum(len(one.text.encode()) for one in found.texts) > 300_000
 
 
 def test_files_stand_beside_the_embedded_texts_and_every_letter_counts(tmp_path):

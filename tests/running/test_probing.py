@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 
 import msgspec
@@ -16,7 +17,7 @@ from clbench.errors import ClbenchError
 from clbench.learning.learner import Learner
 from clbench.records.metrics import transfer_to_unlearned
 from clbench.running.opening import RunOpener
-from clbench.running.probing import asked, measured, perplexity
+from clbench.running.probing import asked, measured, perplexity, undisturbed
 from clbench.running.protocol import Run
 from clbench.running.run import execute_run
 from clbench.settings import Settings
@@ -185,6 +186,18 @@ def test_questions_are_asked_as_far_as_the_tokens_go(make_learner, texts, tmp_pa
     unwritable = replace(task.test[0], target="是")
     with pytest.raises(ClbenchError, match="cannot write the answers to 1 of 1 questions"):
         asked(replace(task, test=(unwritable,)), learner, 1000)
+
+
+def test_measuring_leaves_random_numbers_mode_and_counters(make_learner):
+    learner = make_learner()
+    learner.model.train()
+    learner.cost.forward_batches = 3
+    before = torch.get_rng_state(), random.getstate()
+    with undisturbed(learner):
+        torch.rand(1), random.random(), learner.model.eval()
+        learner.cost.forward_batches += 1
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), learner.model.training, learner.cost.forward_batches) == (before[1], True, 3)
 
 
 def test_a_text_must_be_long_enough(make_learner):
