@@ -1,12 +1,14 @@
 """How the cost of a run grows with the number of its tasks: time, memory and disk of each task of one long stream.
 
-    python benchmarks/growth.py [--tasks 100] [--methods inclora,olora,sapt] [--rows 32] [--questions 8] [--picture FILE.png]
+    python benchmarks/growth.py [--tasks 100] [--methods inclora,olora,sapt,gainlora] [--rows 32] [--questions 8]
+        [--picture FILE.png]
 
 The stream passes over the toy tasks again and again, so that all its tasks cost the same but for what the method has gathered. A
-random T5 of one layer learns it (`--backbone` names another). Of each task are noted: the process's own seconds of learning and
-of answering its own questions, what the method keeps, the process's memory, the checkpoint after it; of the run, its record and
-answers. Printed is the last task against the one in the middle of the stream: 1 is a cost that does not grow, 2 one that grows in
-line with the number of tasks. `--matrix lower` asks of all earlier tasks, too, whose number grows in any case.
+random T5 of one layer learns it (`--backbone` names another). Of each task are noted: the process's own seconds of learning and,
+in the mean over the tasks that are asked after it, of answering one task's questions, what the method keeps, the process's
+memory, the checkpoint after it; of the run, its record and answers. Printed is the last task against the one in the middle of
+the stream: 1 is a cost that does not grow, 2 one that grows in line with the number of tasks. `--matrix lower` asks of all
+earlier tasks, too, whose number grows in any case.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from clbench.spec import make_spec
 
 MEASURES = {
     "learn": "seconds of learning a task",
-    "ask": "seconds of its questions",
+    "ask": "seconds of a task's questions",
     "kept": "kept by the method, MB",
     "memory": "memory of the process, MB",
     "checkpoint": "checkpoint, MB",
@@ -54,6 +56,7 @@ class Growth:
 
     folder: Path
     found: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in MEASURES if name != "kept"})
+    asked: int = 0  # tasks since the last one was learned
 
     @hookimpl(wrapper=True)
     def learn_task(self, learner: Learner, task: Task) -> Generator[None, Mapping[str, float], Mapping[str, float]]:
@@ -64,6 +67,7 @@ class Growth:
         report = yield
         self.found["learn"].append(time.process_time() - begin)
         self.found["ask"].append(0.0)
+        self.asked = 0
         self.found["memory"].append(resident() / MEGABYTE)
         return report
 
@@ -72,7 +76,8 @@ class Growth:
         """Time the questions."""
         begin = time.process_time()
         answers = yield
-        self.found["ask"][-1] += time.process_time() - begin
+        self.asked += 1
+        self.found["ask"][-1] += (time.process_time() - begin - self.found["ask"][-1]) / self.asked  # the mean
         return answers
 
     def look_at_disk(self) -> None:
@@ -122,15 +127,17 @@ def draw(outcome: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from clbench.reports.plots.style import FAINT, colour, new_figure, style
 
     with style():
-        figure = new_figure(3.4 * len(MEASURES), 2.6)
-        for axes, (name, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+        figure = new_figure(9, 5)
+        *panels, last = figure.subplots(2, 3).flat
+        for axes, (name, title) in zip(panels, MEASURES.items(), strict=True):
             for number, (method, found) in enumerate(outcome.items()):
                 values = found[name]
                 axes.plot(range(1, len(values) + 1), values, color=colour(number), label=method, linewidth=1.2)
             axes.set_title(title, loc="left")
             axes.set_xlabel("task", color=FAINT)
             axes.set_ylim(bottom=0)
-        figure.axes[0].legend(frameon=False)
+        last.axis("off")
+        last.legend(*axes.get_legend_handles_labels(), frameon=False, loc="center")
         figure.savefig(path)
 
 
@@ -138,7 +145,7 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", type=int, default=100)
-    parser.add_argument("--methods", default="inclora,olora,sapt")
+    parser.add_argument("--methods", default="inclora,olora,sapt,gainlora")
     parser.add_argument("--rows", type=int, default=32, help="training rows a task")
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--matrix", default="bwt", choices=["op", "bwt", "lower", "full"])

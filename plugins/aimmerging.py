@@ -14,6 +14,7 @@ theta that both began with, again and again. Here two signals of the training it
 One weight for all: new knowledge matters while the interval is short, old knowledge where several alarms were raised.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -80,7 +81,8 @@ class Controller:
         """Plan the next interval; `way`: the sum of |tau_in|."""
         learning = way / self.interval
         self.merges += 1
-        if self.merges > self.cold_start and learning and self.learning:
+        known = all(way and math.isfinite(way) for way in (learning, self.learning))  # else the run has failed
+        if self.merges > self.cold_start and known:
             self.interval = self.next_interval(learning)
         self.learning, self.steps, self.alarms, self.standard = learning, 0, 0, 0.0
 

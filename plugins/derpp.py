@@ -71,35 +71,38 @@ class DERPP:
         return {**training.stats, "remembered": len(self.memory)}
 
     def learn_with_memory(self, learner: Learner, training: Training) -> None:
-        """Take each step on a batch of the task and two of the memory."""
-        rows = self.memory.examples
-        for_scores, for_labels = (
-            learner.feed.draws(rows, learner.generator(purpose)) for purpose in ("scores", "labels")
+        """Take each step on a batch of the task and two of the memory; the loss that is recorded is the task's."""
+        terms = (
+            ("scores", self.alpha, lambda batch: self.alpha * self.score_loss(learner, batch)),
+            ("labels", self.beta, lambda batch: self.beta * learner.loss(batch)),
         )
+        of_memory = [
+            (learner.feed.draws(self.memory.examples, learner.generator(name)), loss)
+            for name, weight, loss in terms
+            if weight
+        ]
         for group in training.groups():
-            gradient, loss = learner.passes.step_gradient([
-                (group, learner.loss),
-                (next(for_scores), lambda batch: self.alpha * self.score_loss(learner, batch)),
-                (next(for_labels), lambda batch: self.beta * learner.loss(batch)),
-            ])  # fmt: skip
-            training.supply(gradient, loss)
+            gradient, loss = learner.passes.step_gradient([(group, learner.loss)])
+            more, _ = learner.passes.step_gradient([(next(draws), loss_of) for draws, loss_of in of_memory])
+            training.supply(gradient + more, loss)
             training.apply()
 
     def keep_scores(self, learner: Learner, rows: Sequence[Example]) -> None:
         """Take in the scores of a task's remembered rows at the current weights, after those of earlier tasks."""
-        found: dict[int, Tensor] = {}
+        values, places = dict[int, Tensor](), dict[int, Tensor]()
         with torch.no_grad():
             for batch in learner.feed.once(rows):
                 scores, answered = learner.passes.logits(batch), batch.labels != IGNORED
-                found.update({row: scores[i, answered[i]] for i, row in enumerate(batch.rows)})
-        in_order = [found[row] for row in range(len(rows))]
-        kept, places = torch.cat(in_order).float(), None
+                for i, row in enumerate(batch.rows):
+                    values[row] = scores[i, answered[i]].float()
+                    if self.scores is not None:
+                        values[row], chosen = values[row].topk(min(self.scores, scores.shape[2]))
+                        places[row] = chosen.int()
+        in_order = range(len(rows))
+        self.counts = self.counts + [len(values[row]) for row in in_order]
+        self.kept = appended(self.kept, [values[row] for row in in_order])
         if self.scores is not None:
-            kept, places = kept.topk(min(self.scores, kept.shape[1]))
-        self.counts = self.counts + [len(scores) for scores in in_order]
-        self.kept = kept if self.kept is None else torch.cat([self.kept, kept])
-        if places is not None:
-            self.places = places.int() if self.places is None else torch.cat([self.places, places.int()])
+            self.places = appended(self.places, [places[row] for row in in_order])
 
     def score_loss(self, learner: Learner, batch: Batch) -> Tensor:
         """Return how far the model's scores of remembered answers are from the kept ones."""
@@ -112,7 +115,12 @@ class DERPP:
         assert self.kept is not None, "no memory without scores"
         begins = [0, *accumulate(self.counts)]
         own = [place for row in batch.rows for place in range(begins[row], begins[row + 1])]
-        now = scores[batch.labels != IGNORED].float()
+        now = scores.flatten(0, 1)[batch.counted].float()
         if self.places is not None:
             now = now.gather(1, self.places[own].long())
         return (now - self.kept[own]).square().mean()
+
+
+def appended(old: Tensor | None, new: Sequence[Tensor]) -> Tensor:
+    """Return rows, and more rows below them."""
+    return torch.cat([*new] if old is None else [old, *new])

@@ -43,7 +43,8 @@ class Clock:
         way: of all steps so far.
         day: the way of one day; 0 while the first one lasts.
         speed: the smoothed way of a step.
-        replays: that were due so far.
+        passed: days of replay that the way has reached.
+        replays: that were due so far; one where a step reaches several such days.
     """
 
     day_steps: int
@@ -52,6 +53,7 @@ class Clock:
     way: float = 0.0
     day: float = 0.0
     speed: float = 0.0
+    passed: int = 0
     replays: int = 0
 
     def tick(self, way: float) -> bool:
@@ -62,11 +64,11 @@ class Clock:
             self.day, self.speed = self.way, self.way / self.steps
         elif self.day:
             self.speed = self.smoothing * self.speed + (1 - self.smoothing) * way
-        if not self.day or self.way < self.next_day * self.day:
-            return False
-        while self.way >= self.next_day * self.day:  # a step may go further than to one of them
-            self.replays += 1
-        return True
+        reached = self.passed
+        while self.day and self.way >= self.next_day * self.day:  # a step may go further than to one of them
+            self.passed += 1
+        self.replays += self.passed > reached
+        return self.passed > reached
 
     @property
     def first_speed(self) -> float:
@@ -76,7 +78,7 @@ class Clock:
     @property
     def next_day(self) -> int:
         """After how many days the next replay is due."""
-        return next(islice(days(), self.replays, None))
+        return next(islice(days(), self.passed, None))
 
     @property
     def haste(self) -> float:
@@ -97,7 +99,12 @@ def days() -> Iterator[int]:
 class FOREVER:
     """Replay the memory at growing distances, measured by how far the weights have moved."""
 
-    day: Annotated[int, "S: steps whose way is one day", Ge(1), Search(choices=(8, 16, 24, 48))] = 24
+    day: Annotated[
+        int,
+        "S: steps whose way is one day; in a task of fewer nothing is replayed",
+        Ge(1),
+        Search(choices=(8, 16, 24, 48)),
+    ] = 24
     replay_steps: Annotated[
         int | None,
         "steps on the memory at each replay; none: as many as it fills batches",

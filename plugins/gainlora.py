@@ -98,6 +98,8 @@ class GainLoRA:
         apart.past = self.past
         hold = Hold(gates, self.gate_bases)
         training = learner.training(task.train)
+        if design is not None:
+            training.keep(design.values)
         for batch in training:
             training.backward(learner.loss(batch))
             if training.due:

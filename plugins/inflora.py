@@ -55,6 +55,7 @@ class InfLoRA:
             self.past = learner.attached.blocks.freeze(learner.weights, learner.generator("block"))
         design = Design(learner, self.bases, task.train)
         training = learner.training(task.train)
+        training.keep(design.values)  # found anew after a kill, a direction may come out with the other sign
         for batch in training:
             training.backward(learner.loss(batch))
             if training.due:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from clbench import About, Batch, Learner, Search, Task, Unless, hookimpl
-from clbench.encoding.batches import IGNORED
 
 
 @hookimpl
@@ -50,19 +49,19 @@ class LwF:
             else:
                 loss, distance = self.losses(learner, batch, old)
                 total += distance.detach() * batch.share
-                training.step(loss + self.strength * distance)
+                training.step(loss, penalty=self.strength * distance)
         return {**training.stats, "distillation": float(learner.devices.add_up(total)) / max(1, training.taken)}
 
     def losses(self, learner: Learner, batch: Batch, old: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of a batch, and how far its answers are from those of the old weights."""
-        counted = batch.labels != IGNORED
+        counted = batch.counted
         learner.model.eval()
         with torch.no_grad():
-            before = learner.passes.logits(batch, old)[counted].float()
+            before = learner.passes.logits(batch, old).flatten(0, 1)[counted].float()
         learner.passes.train_mode()
-        now = learner.passes.logits(batch)[counted].float()
+        now = learner.passes.logits(batch).flatten(0, 1)[counted].float()
         now.register_hook(learner.cost.count_backward)
-        return functional.cross_entropy(now, batch.labels[counted]), divergence(before, now, self.temperature)
+        return functional.cross_entropy(now, batch.labels.flatten()[counted]), divergence(before, now, self.temperature)
 
 
 def divergence(before: Tensor, now: Tensor, temperature: float) -> Tensor:

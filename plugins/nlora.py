@@ -7,8 +7,9 @@ changed by two tasks:
 
 A plain sum over all entries of all layers, without LoRA's scaling. The released code takes another quantity: it multiplies A
 (rank, inputs) with B (outputs, rank), which needs square layers, and sums the rank x rank entries; that is about
-(width / rank)^1.5 times less, 1,400 on T5-large. The default has the effect there of the paper's 0.4. The penalty enters once an optimizer step, before clipping and whatever the micro-batches;
-its gradient is 0 where an entry is 0, and so at the start of a task.
+(width / rank)^1.5 times less, 1,400 on T5-large, and pulls elsewhere: it turns A against B's columns more than it shrinks the
+update. The default is ours, the paper's 0.4 divided by that ratio. The penalty enters once an optimizer step, before clipping
+and whatever the micro-batches; its gradient is 0 where an entry is 0, and so at the start of a task.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class NLoRA:
 
     strength: Annotated[
         float,
-        "lambda, weight of ||BA||_1; the paper's 0.4 is that of the release's smaller sum",
+        "lambda, weight of ||BA||_1; ours, since the release weighs another sum",
         Ge(0),
         Search(1e-6, 1.0, log=True),
     ] = 3e-4

@@ -8,9 +8,9 @@ likelihood a token. How to take up what is new: the weights that learn (fast) ar
 and it is the slow ones that answer. Fast and slow weights are the vector of A and B each; their mean is not that of the
 products B A.
 
-The paper was read in its abstract and in summaries alone. What they leave open is chosen here: the surprise is that of the
-model before it learns the task (afterwards wrong labels have the highest losses); only the answer's tokens count, as in the
-loss; a step on the memory follows every `replay_every` steps, by the same optimizer; the fast weights go on from task to task.
+The paper was read in its abstract and in summaries alone. The surprise is that of the fast weights before they learn the task, as
+in the release (afterwards wrong labels have the highest losses). Other than there, only the answer's tokens count, as in the
+loss, and a step on the memory follows every `replay_every` steps, by the same optimizer: docs/methods/sure.md has the rest.
 """
 
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ class SuRe:
     @hookimpl
     def learn_task(self, learner: Learner, task: Task) -> dict[str, float]:
         weights = learner.weights
-        surprise = learner.passes.losses(task.train) if self.measured == "before" else None
         slow = weights.copy()
         if self.fast is not None:
             weights.assign(self.fast)
+        surprise = learner.passes.losses(task.train) if self.measured == "before" else None
         training = learner.training(task.train)
         replay = training.alongside(self.memory.examples, optimizer="shared") if self.memory else None
         training.keep(slow)

@@ -32,6 +32,11 @@ class Batch:
     labelled: Tensor | None = field(default=None, init=False)
     tokens: tuple[int, ...] | None = field(default=None, init=False)
 
+    @property
+    def counted(self) -> Tensor:
+        """The positions, among the flattened labels, that the loss counts (waits for the device where `labelled` is None)."""
+        return (self.labels.flatten() != IGNORED).nonzero()[:, 0] if self.labelled is None else self.labelled
+
     def split(self, size: int) -> "list[Batch]":
         """Return the rows in order as batches of at most `size` rows, each a step of its own."""
         parts = zip(self.input_ids.split(size), self.attention_mask.split(size), self.labels.split(size), strict=True)

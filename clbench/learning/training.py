@@ -207,20 +207,25 @@ class Training:
         """What is worth recording: optimizer steps taken and their mean loss (waits for the device)."""
         return {"steps": self.taken, "loss": float(self._loss_sum) / max(1, self.taken)}
 
-    def step(self, loss: Tensor) -> bool:
-        """Take the loss of the current batch; return whether that completed an optimizer step."""
-        self.backward(loss)
+    def step(self, loss: Tensor, penalty: Tensor | None = None) -> bool:
+        """Take the loss of the current batch, as `backward` does; return whether that completed an optimizer step."""
+        self.backward(loss, penalty)
         if self.due:
             self.apply()
             return True
         return False
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the current batch's loss, weighted by its share of the step."""
+    def backward(self, loss: Tensor, penalty: Tensor | None = None) -> None:
+        """Add the gradient of the current batch's loss, weighted by its share of the step.
+
+        Args:
+            penalty: a scalar with its graph whose gradient is added likewise, and which is no part of the loss that is recorded.
+        """
         if self._fresh:
             self._weights.zero_grad()
             self._fresh = False
-        self._passes.backward(loss if self._share == 1.0 else loss * self._share)
+        whole = loss if penalty is None else loss + penalty
+        self._passes.backward(whole if self._share == 1.0 else whole * self._share)
         part = loss.detach().float() * self._share
         self._loss = part if self._loss is None else self._loss + part
         self._waiting -= 1

@@ -82,19 +82,24 @@ def test_alpha_weighs_the_scores_and_beta_the_labels(make_learner, toy_tasks, mo
     step_gradient = Passes.step_gradient
 
     def watched(passes, terms):
-        seen.append([(group[0], float(loss_of(group[0]).detach())) for group, loss_of in terms])
-        plain = [learner.loss(seen[-1][0][0]), method.score_loss(learner, seen[-1][1][0]), learner.loss(seen[-1][2][0])]
-        seen[-1] = [(value, float(loss.detach())) for (_, value), loss in zip(seen[-1], plain, strict=True)]
-        return step_gradient(passes, terms)
+        if len(terms) == 2:  # those of the memory
+            values = [float(loss_of(group[0]).detach()) for group, loss_of in terms]
+            plain = [method.score_loss(learner, terms[0][0][0]), learner.loss(terms[1][0][0])]
+            seen.append([(value, float(loss.detach())) for value, loss in zip(values, plain, strict=True)])
+        found = step_gradient(passes, terms)
+        if len(terms) == 1:
+            losses.append(float(found[1]))
+        return found
 
+    losses = []
     monkeypatch.setattr(Passes, "step_gradient", watched)
     learner.begin_task(1, toy_tasks[1])
     method.learn_task(learner, toy_tasks[1])
     assert len(seen) == 3
-    for new, scores, labels in seen:
-        assert new[0] == pytest.approx(new[1], rel=1e-5)
+    for scores, labels in seen:
         assert scores[0] == pytest.approx(0.3 * scores[1], rel=1e-4)
         assert labels[0] == pytest.approx(0.7 * labels[1], rel=1e-5)
+    assert learner.losses[0].tolist() == pytest.approx(losses)  # what is recorded is the new task's cross-entropy
 
 
 def test_without_weights_for_the_memory_it_is_plain_training(make_learner, toy_tasks):
@@ -104,6 +109,7 @@ def test_without_weights_for_the_memory_it_is_plain_training(make_learner, toy_t
         learned(learner, toy_tasks, method)
         ends.append(learner.weights.copy())
     assert torch.allclose(*ends, atol=1e-6)
+    assert learner.cost.replayed_rows == 0
 
 
 def test_each_step_takes_three_batches(make_learner, toy_tasks):

@@ -42,7 +42,11 @@ def test_without_strength_it_is_inclora_bitwise_and_with_it_smaller(make_learner
     _, held = learn(make_learner, toy_tasks, NLoRA(strength=0.1))
     for one, other in zip(held, reports, strict=True):
         assert 0 < one["l1"] < 0.8 * other["l1"]
-        assert one["loss"] == pytest.approx(other["loss"], rel=0.5)  # cross-entropy alone
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.5)
+    strong, far = learn(make_learner, toy_tasks[:1], NLoRA(strength=1e6))
+    assert far[0]["loss"] < 50  # the cross-entropy alone
+    weak, _ = learn(make_learner, toy_tasks[:1], NLoRA(strength=0))
+    assert float(strong.losses[0][0]) == float(weak.losses[0][0])  # before any pull
 
 
 def test_layers_that_are_not_square_are_paired(make_learner):
