@@ -65,7 +65,7 @@ class Clock:
         elif self.day:
             self.speed = self.smoothing * self.speed + (1 - self.smoothing) * way
         reached = self.passed
-        while self.day and self.way >= self.next_day * self.day:  # a step may go further than to one of them
+        while self.day and self.next_day * self.day <= self.way < math.inf:  # a step may go further than to one of them
             self.passed += 1
         self.replays += self.passed > reached
         return self.passed > reached

@@ -29,6 +29,13 @@ def test_the_scale_of_the_steps_changes_no_replay(factor):
     assert len(due_steps(ways, 10)) == 6
 
 
+@pytest.mark.parametrize("way", [float("inf"), float("nan")])
+def test_a_way_that_is_not_finite_is_no_day(way):
+    clock = Clock(2, 0.5)
+    assert [clock.tick(step) for step in (1.0, 1.0, way, 1.0)] == [False, True, False, False]
+    assert clock.replays == 1
+
+
 def test_slow_steps_put_replays_off_and_a_leap_takes_several_days_at_once():
     assert due_steps([1.0] * 4 + [0.5] * 8, day=4) == [4, 12]
     clock = Clock(2, 0.5)
