@@ -147,7 +147,13 @@ def compare_rows(
         found = find_published(row, ledger, source)
         if not found:
             names = ("published_op", "op_difference", "published_bwt", "bwt_difference", "source", "table")
-            nothing = {**dict.fromkeys(names), "comparable": False, "differs": "no published number in the ledger"}
+            others = sorted({entry.source.name for entry in find_published(row, ledger, "all")})
+            why = (
+                f"none by {source}; see --source {' or '.join(others)}"
+                if others
+                else "no published number in the ledger"
+            )
+            nothing = {**dict.fromkeys(names), "comparable": False, "differs": why}
             compared.append({**ours, **nothing})
         for entry in found:
             compared.append(

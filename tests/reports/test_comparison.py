@@ -101,12 +101,14 @@ def test_every_row_of_the_reference_records_says_what_differs(clbench):
         assert {"mtl", "lorareplay", "rkif", "seqlora"} <= {row["method"] for row in rows}
         for row in rows:
             if row["source"] is None:
-                assert row["differs"] == "no published number in the ledger"
+                assert row["differs"].startswith(("no published number in the ledger", "none by rkif; see --source "))
                 continue
             assert row["op_difference"] == pytest.approx(row["op"] - row["published_op"])
             assert "mini, not t5-large" in row["differs"]
             assert re.search(r"5, not \d+ epochs", row["differs"])
             assert not row["comparable"]
+    trace = clbench("compare", "--results", REFERENCE / "trace")
+    assert "none by rkif; see --source trace" in trace.output
     alone = clbench("compare", "--results", REFERENCE / "single")
     assert "no published number in the ledger" in alone.output
 
