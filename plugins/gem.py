@@ -74,7 +74,7 @@ class GEM:
 
 def project(gradient: Tensor, references: Tensor, margin: float) -> Tensor:
     """Return the vector for a step: the gradient itself where it points away from no reference (tasks, weights)."""
-    products = references @ gradient
+    products = (references @ gradient).cpu()
     if not products.isfinite().all() or (products >= 0).all():  # what is not finite is reported when the step is taken
         return gradient
     pulled = gradient + margin * references.sum(0)  # v = margin + u, u >= 0
