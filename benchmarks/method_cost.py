@@ -13,7 +13,6 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from outcome import device_name, named, write_outcome
@@ -54,7 +53,7 @@ def measure(
     backbone: Backbone,
     settings: Settings,
     tasks: list[Task],
-) -> "Measured":
+) -> Measured:
     """Learn both tasks; return the costs of the second."""
     resolved = method.resolve_options(given)
     options = method.enlarge_memory(resolved, FIRST_ROWS // 2, FIRST_ROWS)
@@ -82,6 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--compile", default="none", choices=["none", "default", "cudagraphs"])
+    parser.add_argument("--rows", type=int, default=200, help="of the second task [200]")
     parser.add_argument("--methods", help="keep these, separated by commas; the base is always measured")
     arguments = parser.parse_args()
     given = {**backbone_settings(arguments), "data": arguments.data, "epochs": str(arguments.epochs)}
@@ -90,19 +90,21 @@ def main() -> None:
         given |= {"backbone": arguments.shape, "batch_size": "8", "micro_batch": "none", "quantize": "none"}
     settings = resolve_settings(given, arguments.shape)
     backbone = chosen_backbone(arguments, settings)
-    first, second = load_tasks(settings.data, find_stream("amazon,yahoo"), 200, 8)
+    first, second = load_tasks(settings.data, find_stream("amazon,yahoo"), arguments.rows, 8)
     tasks = [replace(first, train=first.train[:FIRST_ROWS]), second]
     kept = arguments.methods.split(",") if arguments.methods else [form.split()[0] for form in FORMS]
     forms = [form for form in FORMS if form == BASE or form.split()[0] in kept]
     plugins = find_plugins()
     parsed = {form: dict(word.split("=") for word in form.split()[1:]) for form in forms}
 
-    run = partial(measure, plugins=plugins, backbone=backbone, settings=settings, tasks=tasks)
-    run(plugins.method(BASE.split()[0]), parsed[BASE])  # to warm up
-    rounds = [
-        {form: run(plugins.method(form.split()[0]), parsed[form]) for form in forms[:: 1 if number % 2 else -1]}
-        for number in range(arguments.rounds)
-    ]
+    def run(form: str) -> Measured:
+        method = plugins.method(form.split()[0])
+        measured = measure(method, parsed[form], plugins, backbone, settings, tasks)
+        print(f"{form}: {measured.seconds:.4g} s", flush=True)  # in case that time runs out
+        return measured
+
+    run(BASE)  # to warm up
+    rounds = [{form: run(form) for form in forms[:: 1 if number % 2 else -1]} for number in range(arguments.rounds)]
     steps = -(-len(second.train) // settings.batch_size) * settings.epochs
     shown = device_name(backbone.device)
     print(f"{backbone.name} on {shown}, {steps} steps of {settings.batch_size} rows, {arguments.rounds} rounds")

@@ -34,8 +34,8 @@ def device_name(device: torch.device) -> str:
 
 def in_turns(actions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Return what each action measured in each round; one round to warm up goes before, every second one backwards."""
-    for action in actions.values():
-        action()
+    for name, action in actions.items():
+        print(f"warm-up, {name}: {action():.4g} s", flush=True)
     measured: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds):
         for name in list(actions)[:: -1 if number % 2 else 1]:

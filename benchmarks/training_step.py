@@ -7,7 +7,7 @@ All learn the same LoRA adapter (rank, targets and precision of the settings) fr
 batches, with fused AdamW, clipping and a linear schedule, in turns within one process. Trainer is as a careful user
 would set it: no logging, no checkpoints, bfloat16 autocast where the frozen weights are bfloat16. The bare loop is
 forward, backward, clip_grad_norm_ and AdamW over the adapter's tensors on batches that lie on the device already. With
-`--compile cudagraphs` ours alone are padded further, to few shapes, and the warm-up is longer: graphs are made in it. On a
+`--compile cudagraphs` ours alone are padded further, to few shapes, and warmed up longer: graphs are made in it. On a
 CPU the process's own seconds are taken, so that other work on the machine disturbs less.
 
 Model FLOP utilisation counts matrix products with weights, of real (unpadded) tokens: 2 a weight and token forward and 2
@@ -54,6 +54,11 @@ class Work:
     rows: Sequence[Example]
     warm: int
     steps: int
+
+    @property
+    def baseline_warm(self) -> int:
+        """Steps before the timed ones where no graphs are made in them."""
+        return min(self.warm, 5)
 
     def clock(self) -> float:
         """Return the seconds of the process on a CPU, of the wall elsewhere, once the device is done."""
@@ -106,7 +111,7 @@ def timed_loop(work: Work, batches: Sequence[Batch]) -> float:
     schedule = transformers.get_scheduler("linear", optimizer, 0, len(batches))
     given = [as_published(work.backbone, list(real_rows([batch]))) for batch in batches]
     for number, inputs in enumerate(given):
-        if number == work.warm:
+        if number == work.baseline_warm:
             begin = work.clock()
         model(**inputs, use_cache=False).loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -125,7 +130,7 @@ class Stamps(transformers.TrainerCallback):
         self.work, self.times = work, []
 
     def on_step_end(self, args: object, state: transformers.TrainerState, control: object, **_: object) -> None:
-        if state.global_step in (self.work.warm, self.work.warm + self.work.steps):
+        if state.global_step in (self.work.baseline_warm, self.work.baseline_warm + self.work.steps):
             self.times.append(self.work.clock())
 
 
@@ -176,7 +181,7 @@ def trainer_step(work: Work, rows: Sequence[Encoded]) -> float:
         trainer = InOrder(
             model,
             transformers.Seq2SeqTrainingArguments(
-                folder, per_device_train_batch_size=settings.batch_size, max_steps=work.warm + work.steps,
+                folder, per_device_train_batch_size=settings.batch_size, max_steps=work.baseline_warm + work.steps,
                 learning_rate=settings.learning_rate, lr_scheduler_type="linear", max_grad_norm=settings.clip_norm,
                 optim="adamw_torch_fused", bf16=backbone.model.dtype == torch.bfloat16,
                 use_cpu=backbone.device.type == "cpu", logging_strategy="no", save_strategy="no", report_to="none",
@@ -258,12 +263,13 @@ def main() -> None:
     warm = arguments.warm or (5 if settings.compile == "none" else 100)
     work = Work(backbone, settings, rows, warm, arguments.steps)
     batches = replace(work, settings=replace(settings, compile="none")).batches()
-    encoded = list(real_rows(batches))
+    baseline = batches[warm - work.baseline_warm :]
+    encoded = list(real_rows(baseline))
     measured = in_turns(
         {
             "ours": partial(our_step, work),
             "trainer": partial(trainer_step, work, encoded),
-            "bare": partial(bare_step, work, batches),
+            "bare": partial(bare_step, work, baseline),
         },
         arguments.rounds,
     )

@@ -14,7 +14,7 @@ for part in train test; do
 done
 if [ -n "${3:-}" ]; then cp -r "$3" .gpu/wheels; fi
 mib() { du -cm --apparent-size "$@" | tail -n 1 | cut -f 1; }
-tree=$(git ls-files -z | du -cm --apparent-size --files0-from=- | tail -n 1 | cut -f 1)
+tree=$(git ls-files -z | xargs -0 ls -d 2>/dev/null | tr '\n' '\0' | du -cm --apparent-size --files0-from=- | tail -n 1 | cut -f 1)
 first=$((${LIMIT:-64} - tree - $(mib .gpu) - 2)) other=$((${LIMIT:-64} - tree - 2))
 if [ "$first" -lt 1 ]; then
     echo "the tree takes $tree MiB and data and wheels $(mib .gpu): nothing is left of ${LIMIT:-64}" >&2
@@ -31,7 +31,8 @@ done
 rmdir .gpu/rest
 sha256sum "$gguf" | cut -d ' ' -f 1 >.gpu/data/gguf.sha256
 echo "$name" >.gpu/data/gguf.name
-echo "tree $tree MiB; ${#pieces[@]} pieces of $name. One call each, the machine kept warm, in this order:"
-for piece in "${pieces[@]:1}"; do echo "  carry $piece: true"; done
+wc -c <"$gguf" >.gpu/data/gguf.size
+echo "tree $tree MiB; ${#pieces[@]} pieces of $name. The calls, the machine kept warm:"
 echo "  carry ${pieces[0]} .gpu/data$([ -d .gpu/wheels ] && echo ' .gpu/wheels'): benchmarks/gpu/run_all.sh 1"
-echo "  carry nothing: benchmarks/gpu/run_all.sh 2, and benchmarks/gpu/run_all.sh 3"
+for piece in "${pieces[@]:2}"; do echo "  carry $piece: true"; done
+echo "  carry ${pieces[1]:-nothing}: benchmarks/gpu/run_all.sh 3, and benchmarks/gpu/run_all.sh 2"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# SmolLM2 on real data: order 1, 14 methods, 3 seeds, several runs a process, all on one GPU; within 4 minutes a call.
+# SmolLM2 on real data: a training step; order 1, 14 methods, 3 seeds, several runs a process, all on one GPU; within 4 minutes a call.
 #
 #   benchmarks/gpu/reference_table.sh            # what is done stays: called again, it goes on
-#   ROWS=500 TEST=250 JOBS=12 LIMIT=230          # the defaults
+#   ROWS=150 TEST=100 JOBS=12 LIMIT=230          # the defaults: those of results/reference/smollm2
 #
 # Records stay in .gpu/smollm2, where the next call finds them; $OUT/smollm2.tar.gz holds them, too. The table is of what is done by then.
 # shellcheck source=benchmarks/gpu/measure.sh
@@ -10,7 +10,7 @@
 set_up
 methods=seqlora,rkif,lorareplay,mtl,olora,tasl,ewc,migu,inclora,moelora,l2p,sapt,vrmcl,lfpt5
 model=(--preset smollm2 --backbone ".gpu/$(cat .gpu/data/gguf.name 2>/dev/null)" --data .gpu/data)
-rows="${ROWS:-500}" test="${TEST:-250}" jobs="${JOBS:-12}" limit="${LIMIT:-230}" seeds=3
+rows="${ROWS:-150}" test="${TEST:-100}" jobs="${JOBS:-12}" limit="${LIMIT:-230}" seeds=3
 if [ -n "${REDUCED:-}" ]; then
     model=(--data toy --device cpu --epochs 1) methods=seqlora,rkif rows=16 test=8 jobs=2 seeds=1
 elif [ ! -e .gpu/complete ]; then
@@ -18,8 +18,12 @@ elif [ ! -e .gpu/complete ]; then
     exit 2
 fi
 mkdir -p .gpu/smollm2
-measure reference_table $((limit - 20)) -c "from clbench.cli.main import main; main()" sweep make --method $methods --order 1 --seeds $seeds \
+if [ -z "${REDUCED:-}" ]; then
+    measure step_smollm2 70 benchmarks/training_step.py "${model[@]}" --tasks dbpedia,amazon,yahoo,agnews --rounds 1 --steps 10
+fi
+clbench=(-c "from clbench.cli.main import main; main()")
+measure reference_table $((limit - 20 - SECONDS + began)) "${clbench[@]}" sweep make --method $methods --order 1 --seeds $seeds \
     --jobs "$jobs" --limit-train "$rows" --limit-test "$test" --threads 1 --results .gpu/smollm2 "${model[@]}"
-measure table 15 -c "from clbench.cli.main import main; main()" leaderboard --results .gpu/smollm2
-tar -czf "$OUT/smollm2.tar.gz" -C .gpu smollm2
+measure table 15 "${clbench[@]}" leaderboard --results .gpu/smollm2
+tar -czf "$OUT/smollm2.tar.gz" --exclude '*.checkpoint' --exclude '*.bookmark' -C .gpu smollm2
 finish

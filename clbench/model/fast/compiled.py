@@ -120,8 +120,9 @@ class GraphedLoss:
         if self._sightings[key] < SIGHTINGS or len(self.graphs) >= MOST:
             return False
         vector, *inputs = arguments
+        leaf = vector.detach().requires_grad_()  # the same memory, without what passes on another stream left at it
         try:
-            self.graphs[key] = self._capture(self._pass, (vector, *(tensor.clone() for tensor in inputs)))
+            self.graphs[key] = self._capture(self._pass, (leaf, *(tensor.clone() for tensor in inputs)))
         except RuntimeError as error:
             warnings.warn(f"--compile cudagraphs: going on without for {key[:2]}: {one_line(error)}", stacklevel=2)
             self._sightings[key] = -(10**9)

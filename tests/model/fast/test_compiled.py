@@ -28,10 +28,10 @@ class StandIn:
         vector, *kept = samples
 
         def replay(given, *inputs):
-            assert given is vector, "a graph reads the very weights that it was captured with"
+            assert given.data_ptr() == vector.data_ptr(), "a graph reads the very memory that it was captured with"
             for sample, value in zip(kept, inputs, strict=True):
                 sample.copy_(value)
-            return function(*samples)
+            return function(given, *kept)
 
         return replay
 
