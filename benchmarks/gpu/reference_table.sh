@@ -23,7 +23,7 @@ if [ -z "${REDUCED:-}" ]; then
 fi
 clbench=(-c "from clbench.cli.main import main; main()")
 measure reference_table $((limit - 20 - SECONDS + began)) "${clbench[@]}" sweep make --method $methods --order 1 --seeds $seeds \
-    --jobs "$jobs" --limit-train "$rows" --limit-test "$test" --threads 1 --results .gpu/smollm2 "${model[@]}"
+    --jobs "$jobs" --limit-train "$rows" --limit-test "$test" --threads 1 --checkpoint-every 20s --results .gpu/smollm2 "${model[@]}"
 measure table 15 "${clbench[@]}" leaderboard --results .gpu/smollm2
 tar -czf "$OUT/smollm2.tar.gz" --exclude '*.checkpoint' --exclude '*.bookmark' -C .gpu smollm2
 finish
