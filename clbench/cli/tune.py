@@ -102,6 +102,8 @@ def tune(
 
         need_optuna()
         found = find_plugins(plugins)
+    if every and methods is not None:
+        raise ClbenchError("--all takes every method; leave out --all or --method")
     if every:
         methods = ",".join(found.methods)
     streams = None if order is None and stream is None else [name_of(one) for one in choose_streams(order, stream)]
@@ -189,9 +191,9 @@ def _show_plan(console: Terminal, runs: Sequence[SweepRun], opener: RunOpener, c
                 specs = [study.run(study.options, seed) for seed in study.seeds]
                 seconds = study.trials * forecast(specs, opener, False).seconds
         total += seconds
-        done = run.files.are_complete(False, False)
+        done = "yes" if run.files.are_complete(False, False) else "no"
         label = str(study).removeprefix("tune ")
-        table.add_row(label, searched, str(study.trials), str(done).lower(), duration(seconds) if calibrate else "-")
+        table.add_row(label, searched, str(study.trials), done, duration(seconds) if calibrate else "-")
     console.print(table)
     if calibrate:
         console.print(

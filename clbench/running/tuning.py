@@ -216,7 +216,8 @@ class Study:
         trial.set_user_attr("state", state)
         told = TrialState.PRUNED if state == "pruned" else None
         self._study.tell(trial, score, told, skip_if_finished=True)
-        LOGGER.info("%s: trial %d of %d %s: %s", self.spec, trial.number + 1, self.spec.trials, state, score)
+        shown = state if score is None else f"{state}: {score:.2f}"
+        LOGGER.info("%s: trial %d of %d %s", self.spec, trial.number + 1, self.spec.trials, shown)
 
     def result(self) -> Tuned:
         """Return what was found.

@@ -19,10 +19,12 @@ def test_from_trials_to_a_record_that_says_so(clbench, tiny_run) -> None:
     plan = clbench("tune", "--method", "ewc,l2p", *flags, "--trials", 2, "--dry-run")
     assert plan.exit_code == 0, plan.output
     assert "strength" in plan.stdout
+    assert "no" in plan.stdout.splitlines()[2].split()
     assert not Path("results").exists()
 
     made = clbench("tune", "--method", "ewc", "--set", "decay=0.9", *flags, "--trials", 2)
     assert made.exit_code == 0, made.output
+    assert "ewc (decay=0.9) on sst-2: trial 2 of 2 complete: " in made.stderr
     [found] = read_tuned(Path("results/tuning/tuned.toml"))
     assert (found.method, found.fixed, found.note) == ("ewc", {"decay": 0.9}, "2 trials on sst-2")
     assert {trial.state for trial in found.history} == {"complete"}
@@ -58,6 +60,7 @@ def test_from_trials_to_a_record_that_says_so(clbench, tiny_run) -> None:
     [
         (["--stream", "sst-2"], "name a grid's file, or methods with --method"),
         (["--method", "ewc", "--stream", "sst-2", "--evaluate-on", "test"], "clbench tune sets 'evaluate_on' itself"),
+        (["--method", "ewc", "--all", "--stream", "sst-2"], "--all takes every method; leave out --all or --method"),
         (["--method", "ewc"], "name what to tune on with --order or --stream"),
         (["--method", "ewc", "--order", "1,2"], "clbench tune takes one stream, not 2"),
         (["--method", "ewc", "--stream", "sst-2", "--preset", "nowhere.toml"], "no tuned preset 'nowhere.toml'"),
