@@ -41,9 +41,8 @@ def explain(
     """
     from clbench.data.answer_scores import METRICS
     from clbench.records.answers import answers_path, read_answers
-    from clbench.records.files import read_record
+    from clbench.records.files import find_record, read_record
     from clbench.reports import forgetting
-    from clbench.reports.leaderboard import find_record
     from clbench.reports.tables import show_sheet
 
     known = METRICS

@@ -39,8 +39,7 @@ def plot(
     the tuned presets. Runs of one method that
     differ in order and seed alone are averaged, as on the leaderboard.
     """
-    from clbench.records.files import filled_paths, read_record, readable_records
-    from clbench.reports.leaderboard import find_record
+    from clbench.records.files import filled_paths, find_record, read_record, readable_records
     from clbench.reports.plots.kinds import KINDS, check_kind, draw, file_format, save
     from clbench.reports.plots.series import series_of
 

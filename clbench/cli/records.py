@@ -33,16 +33,9 @@ from clbench.terminal import Terminal, json_text, say
 @json_option
 def show(record: str, results: Path, style: str) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
-    from clbench.records.files import read_record
+    from clbench.records.files import find_record, read_record
     from clbench.records.record import encode_record
-    from clbench.reports.leaderboard import (
-        changed_options,
-        cost_text,
-        environment_text,
-        find_record,
-        matrix_table,
-        recipe_text,
-    )
+    from clbench.reports.leaderboard import changed_options, cost_text, environment_text, matrix_table, recipe_text
 
     content = read_record(find_record(record, results))
     if style == "json":
@@ -183,8 +176,7 @@ def rescore(
     """Compute every measure of a record (a path, or a name in the results folder) again from its answers."""
     from clbench.data.answer_scores import METRICS
     from clbench.records.answers import answers_path, read_answers
-    from clbench.records.files import read_record, read_records
-    from clbench.reports.leaderboard import find_record
+    from clbench.records.files import find_record, read_record, read_records
     from clbench.reports.rescore import measures, normalisations, rescore_sheets
 
     known = METRICS

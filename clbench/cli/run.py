@@ -139,6 +139,10 @@ def run(
         for seed in parse_seeds(seeds)
     ]
     settle_settings(values, {})  # here: it is quick to refuse
+    if "," in method_name:
+        raise ClbenchError(
+            f"clbench run takes one method; `clbench sweep make --method {method_name} ...` takes several"
+        )
     tracking = Tracking(tuple(dict.fromkeys(track)), method_name if len(wanted) > 1 else None)
     console = Terminal(stderr=style == "json")
     for one in chosen:

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -417,12 +416,6 @@ def environment_text(record: Record) -> str:
         f"{'?' if weights is None else f'{weights:,}'} trainable weights, {here.device}, clbench {here.clbench}, "
         f"protocol version {record.protocol_version}, commit {here.git_commit}"
     )
-
-
-def find_record(name: str, folder: Path) -> Path:
-    """Return the path of a record given by its path, or by its name in the folder."""
-    direct = Path(name)
-    return direct if direct.suffix == ".json" and direct.exists() else folder / f"{name.removesuffix('.json')}.json"
 
 
 @dataclass(frozen=True)

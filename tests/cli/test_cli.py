@@ -155,7 +155,8 @@ def test_streams_are_listed(clbench):
         (["methods", "nix"], "no method 'nix'"),
         (["leaderboard"], "no results folder 'results'"),
         (["leaderboard", "--stream", "nix"], "no stream 'nix'"),
-        (["show", "nix"], "no record 'results/nix.json'"),
+        (["show", "nix"], "no results folder 'results'"),
+        (["show", "nowhere/nix.json"], "no record 'nowhere/nix.json'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(clbench, tmp_path, words, message):

@@ -50,6 +50,11 @@ def test_a_method_is_found_whatever_its_case_and_by_what_papers_call_it(clbench,
     assert clbench("methods", typed).stdout.startswith(f"{name}: ")
 
 
+def test_several_methods_are_a_sweep(clbench):
+    said = fault(clbench("run", "--method", "seqlora,rkif", "--stream", "agnews"))
+    assert "clbench run takes one method; `clbench sweep make --method seqlora,rkif ...` takes several" in said
+
+
 def test_names_match_whatever_case_and_punctuation_but_never_two():
     assert match("Long:1", ["long:1", "long:2"]) == "long:1"
     assert match("a-b", ["a_b", "ab"]) is None
@@ -223,6 +228,18 @@ def test_records_in_subfolders_are_pointed_to(clbench, tmp_path, words):
     assert "no records in 'results'; make a first one with `clbench run`" in fault(clbench(*words))
     RunFiles(tmp_path / "results" / "a", "r").write_record(record(), [])
     assert "no records in 'results', but in results/a: name one of these folders" in fault(clbench(*words))
+
+
+@pytest.mark.parametrize("words", [["show"], ["explain"], ["rescore"], ["plot", "matrix"]])
+def test_a_record_that_is_not_there_is_answered_with_those_that_come_near(clbench, tmp_path, words):
+    (tmp_path / "results").mkdir()
+    for name in ("long-1_rkif_mini", "long-1_olora_mini"):
+        RunFiles(tmp_path / "results", name).write_record(record(), [])
+    assert "no record 'rkif' among the 2 in 'results'; did you mean 'long-1_rkif_mini'?" in fault(
+        clbench(*words, "rkif")
+    )
+    among = "no record 'x' among the 2 in 'results': long-1_olora_mini, long-1_rkif_mini"
+    assert among in fault(clbench(*words, "x"))
 
 
 def test_rows_stand_in_the_order_of_their_score_and_the_note_says_what_that_means():
