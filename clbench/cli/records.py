@@ -60,7 +60,10 @@ def show(record: str, results: Path, style: str) -> None:
 @results_option
 @stream_option
 @style_option
-@click.option("--columns", help="Measures separated by commas: op, bwt, fwt, forgetting, probe, questions. [op,bwt]")
+@click.option(
+    "--columns",
+    help="Measures separated by commas: op, bwt, fwt, forgetting, probe, questions, steps, seconds, replayed. [op,bwt]",
+)
 @click.option("--significance", is_flag=True, help="Intervals, p-values and ranks, from the stored answers.")
 @click.option("--published", is_flag=True, help="Beside published numbers: the same as `clbench compare`.")
 def leaderboard(

@@ -8,15 +8,30 @@ from clbench.records.record import Record
 
 
 def measure_of(record: Record, name: str) -> float | None:
-    """Return a measure of a record: a score in percent, or the mean over tasks of the minutes an epoch of learning took."""
+    """Return a measure of a record: a score in percent, or what learning all tasks cost: steps, seconds, rows replayed.
+
+    `minutes_per_epoch` is the mean over tasks.
+    """
     if name == "minutes_per_epoch":
         epochs: int = record.setting("epochs")
         seconds = record.timings.learn_seconds
         return statistics.fmean(seconds) / epochs / 60 if seconds and epochs else None
     if name in ("probe", "questions"):
         return probe_change(record) if name == "probe" else questions_change(record)
+    if name in ("steps", "seconds", "replayed"):
+        return cost_of(record, name)
     measures = record.metrics
     return {"op": measures.op, "bwt": measures.bwt, "fwt": measures.fwt, "forgetting": measures.forgetting}[name]
+
+
+def cost_of(record: Record, name: str) -> float | None:
+    """Return the optimizer steps, the seconds, or the rows replayed of learning all tasks; None where a record does not say."""
+    if name == "seconds":
+        return sum(record.timings.learn_seconds)
+    known = [report.get("steps") for report in record.learned]
+    if name == "replayed":
+        known = [cost.replayed_rows for cost in record.costs]
+    return None if not known or None in known else sum(value for value in known if value is not None)
 
 
 def probe_change(record: Record) -> float | None:

@@ -33,8 +33,11 @@ WORTH_A_WORD = {"answers": "labels", "batching": "shuffled", "template": "releas
 STREAM_TITLES = {"standard": "Standard CL", "long": "Long Sequence", "superni": "SuperNI", "trace": "TRACE"}
 COLUMNS = {  # of a leaderboard: how each is called
     "op": "OP", "bwt": "BWT", "fwt": "FWT", "forgetting": "forgetting", "probe": "probe, %", "questions": "questions",
+    "steps": "steps", "seconds": "seconds", "replayed": "rows replayed",
 }  # fmt: skip
 USUAL_COLUMNS = ("op", "bwt")
+COSTS = ("steps", "seconds", "replayed")
+COST_NOTE = "steps, seconds, rows replayed: of learning all tasks, the mean over runs; seconds hold for one machine and its load."
 PROBE_NOTE = (
     "probe: growth of perplexity from before the first task to after the last one, geometric mean over texts; questions: change "
     "of the score on the probe's questions."
@@ -325,7 +328,8 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard", columns: Sequence[str
         table.append([*line, runs, "; ".join([recipe, *marks])])
     several = len({row.board for row in rows}) > len(families)
     probed = bool({"probe", "questions"} & set(columns))
-    said = ((RECIPES_NOTE, several), (SIGNIFICANCE_NOTE, assessed), (PROBE_NOTE, probed))
+    costly = bool(set(COSTS) & set(columns))
+    said = ((RECIPES_NOTE, several), (SIGNIFICANCE_NOTE, assessed), (PROBE_NOTE, probed), (COST_NOTE, costly))
     notes = [note for note, holds in said if holds]
     return Sheet(title, [*header, "Runs", "Recipe"], table, notes=notes)
 
@@ -333,7 +337,7 @@ def pivot(rows: Sequence[Row], title: str = "Leaderboard", columns: Sequence[str
 def _cells_of(row: Row | None, columns: Sequence[str], assessed: bool) -> list[str | Cell]:
     if row is None:
         return ["-"] * (len(columns) + 2 * assessed)
-    cells: dict[str, str | Cell] = {name: format_score(*measured_by(row, name)) for name in columns}
+    cells: dict[str, str | Cell] = {name: _cell_of(row, name) for name in columns}
     standing = row.standing
     if standing is None:
         return [*cells.values(), *(["-", "-"] if assessed else [])]
@@ -346,6 +350,11 @@ def _cells_of(row: Row | None, columns: Sequence[str], assessed: bool) -> list[s
         "-" if standing.p_value is None else f"{'<' if standing.p_below else ''}{standing.p_value:.3f}",
         "-" if standing.rank is None else str(standing.rank),
     ]
+
+
+def _cell_of(row: Row, column: str) -> str:
+    mean, std = measured_by(row, column)
+    return format_score(mean, std) if column not in COSTS or mean is None else f"{mean:,.0f}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:

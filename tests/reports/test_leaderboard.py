@@ -72,6 +72,29 @@ def test_columns_are_chosen_and_probes_are_averaged_as_ratios():
     assert "probe" not in row_values(rows)[0]
 
 
+def costly(steps, replayed, seconds, seed):
+    """A record of two tasks and what learning them cost."""
+    of = dict.fromkeys(("forward_batches", "forward_rows", "backward_batches", "rows", "kept_bytes"), 1)
+    costs = [{**of, "replayed_rows": rows, "own_seconds": 0.0} for rows in replayed]
+    learned = [{} if count is None else {"steps": count} for count in steps]
+    return record(seed=seed, fields={"costs": costs, "learned": learned, "timings": {"learn_seconds": seconds}})
+
+
+def test_what_learning_cost_is_a_sum_over_tasks_and_a_mean_over_runs():
+    columns = ["op", "steps", "seconds", "replayed"]
+    rows = make_rows([costly([600, 500], [0, 40], [2.0, 5.0], 1), costly([600, 700], [0, 60], [4.0, 1.0], 2)])
+    values = row_values(rows, columns)[0]
+    assert (values["steps"], values["seconds"], values["replayed"], values["replayed_std"]) == (
+        1200, 6, 50, pytest.approx(14.14, abs=0.01)
+    )  # fmt: skip
+    text = render(rows, "md", columns=columns)
+    assert "| 70.0 ± 0.0 | 1,200 | 6 | 50 |" in text
+    assert "seconds hold for one machine" in text
+    untold = make_rows([costly([600, None], [0, 40], [2.0, 5.0], 1)])
+    assert row_values(untold, columns)[0]["steps"] is None  # not 600
+    assert "| 70.0 | - | 7 | 40 |" in render(untold, "md", columns=columns)
+
+
 def test_unknown_columns_are_refused(clbench):
     for given, fault in (("op,bwd", "no column 'bwd'"), ("op,op", "each once"), ("", "no column ''")):
         result = clbench("leaderboard", "--results", REFERENCE, "--columns", given)
