@@ -37,7 +37,10 @@ COLUMNS = {  # of a leaderboard: how each is called
 }  # fmt: skip
 USUAL_COLUMNS = ("op", "bwt")
 COSTS = ("steps", "seconds", "replayed")
-COST_NOTE = "steps, seconds, rows replayed: of learning all tasks, the mean over runs; seconds hold for one machine and its load."
+COST_NOTE = (
+    "steps (through each task's batches; steps on replayed rows alone come on top), seconds, rows replayed: of learning all tasks, "
+    "the mean over runs; seconds hold for one machine and its load."
+)
 PROBE_NOTE = (
     "probe: growth of perplexity from before the first task to after the last one, geometric mean over texts; questions: change "
     "of the score on the probe's questions."
