@@ -38,8 +38,8 @@ COLUMNS = {  # of a leaderboard: how each is called
 USUAL_COLUMNS = ("op", "bwt")
 COSTS = ("steps", "seconds", "replayed")
 COST_NOTE = (
-    "steps (through each task's batches; steps on replayed rows alone come on top), seconds, rows replayed: of learning all tasks, "
-    "the mean over runs; seconds hold for one machine and its load."
+    "steps (through each task's batches; steps on replayed rows alone come on top), seconds, rows replayed: of learning all "
+    "tasks, the mean over runs; seconds hold for one machine and its load."
 )
 PROBE_NOTE = (
     "probe: growth of perplexity from before the first task to after the last one, geometric mean over texts; questions: change "
