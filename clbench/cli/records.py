@@ -22,7 +22,7 @@ from clbench.cli.parameters import (
 from clbench.data.catalogue import known_streams, task_specs
 from clbench.errors import ClbenchError, ClbenchWarning, unknown
 from clbench.names import match
-from clbench.records.summary import disagreement_text, measure_of, probes_text
+from clbench.records.summary import cost_text, disagreement_text, environment_text, measure_of, probes_text
 from clbench.reports.tables import show_sheet
 from clbench.terminal import Terminal, json_text, say
 
@@ -35,7 +35,7 @@ def show(record: str, results: Path, style: str) -> None:
     """Show one record (a path, or a name in the results folder): its scores after each task."""
     from clbench.records.files import find_record, read_record
     from clbench.records.record import encode_record
-    from clbench.reports.leaderboard import changed_options, cost_text, environment_text, matrix_table, recipe_text
+    from clbench.reports.leaderboard import changed_options, matrix_table, recipe_text
 
     content = read_record(find_record(record, results))
     if style == "json":

@@ -90,6 +90,8 @@ def tune(
     """
     if file is None and order is None and stream is None:
         raise ClbenchError("name what to tune on with --order or --stream: not an order of the final table")
+    if every and methods is not None:
+        raise ClbenchError("--all takes every method; leave out --all or --method")
     console = Terminal()
     values = {name: value for name, value in settings.items() if value is not None}
     for name in ("evaluate_on", "tuned"):
@@ -102,8 +104,6 @@ def tune(
 
         need_optuna()
         found = find_plugins(plugins)
-    if every and methods is not None:
-        raise ClbenchError("--all takes every method; leave out --all or --method")
     if every:
         methods = ",".join(found.methods)
     streams = None if order is None and stream is None else [name_of(one) for one in choose_streams(order, stream)]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clbench.atomic import make_folder, read_file, write_atomically
-from clbench.errors import ClbenchError, ClbenchWarning, RunHeldError, one_line
-from clbench.names import nearest
+from clbench.errors import ClbenchError, ClbenchWarning, RunHeldError, one_line, unknown
 from clbench.records.answers import AnswerRow
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = ".lock"  # how the names of locks end
-MOST_NAMED = 5  # subfolders or records that a message names
+MOST_NAMED = 5  # subfolders that a message names
 BEAT = ".heartbeat"  # and those of heartbeats
 
 
@@ -209,14 +208,11 @@ def find_record(name: str, folder: Path) -> Path:
     direct, named = Path(name), folder / f"{name.removesuffix('.json')}.json"
     if direct.suffix == ".json" and direct.exists():
         return direct
-    if direct.parent != Path() and not named.exists():  # a path, which has nothing to do with the folder
+    if named.exists():
+        return named
+    if direct.parent != Path():  # a path, which has nothing to do with the folder
         raise ClbenchError(f"no record '{name}'")
-    if not named.exists():
-        names = [path.stem for path in filled_paths(folder)]
-        near = nearest(name, names)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f": {listed(names)}"
-        raise ClbenchError(f"no record '{name}' among the {len(names)} in '{folder}'{hint}")
-    return named
+    raise unknown("record", name, [path.stem for path in filled_paths(folder)])
 
 
 def filled_paths(folder: Path) -> list[Path]:
@@ -228,16 +224,10 @@ def filled_paths(folder: Path) -> list[Path]:
     found = record_paths(folder)
     if not found:
         within = sorted({path.parent for path in folder.rglob("*.answers.jsonl")})
-        hint = (
-            f"but in {listed(within)}: name one of these folders" if within else "make a first one with `clbench run`"
-        )
+        named = ", ".join(map(str, within[:MOST_NAMED])) + ", ..." * (len(within) > MOST_NAMED)
+        hint = f"but in {named}: name one of these folders" if within else "make a first one with `clbench run`"
         raise ClbenchError(f"no records in '{folder}'{', ' if within else '; '}{hint}")
     return found
-
-
-def listed(names: Sequence[object]) -> str:
-    """Return the first few names for a message."""
-    return ", ".join(map(str, names[:MOST_NAMED])) + ", ..." * (len(names) > MOST_NAMED)
 
 
 def record_paths(folder: Path) -> list[Path]:

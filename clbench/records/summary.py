@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from clbench.records.record import Record
+
+COSTS = ("steps", "seconds", "replayed")  # of learning all tasks
 
 
 def measure_of(record: Record, name: str) -> float | None:
@@ -18,7 +21,7 @@ def measure_of(record: Record, name: str) -> float | None:
         return statistics.fmean(seconds) / epochs / 60 if seconds and epochs else None
     if name in ("probe", "questions"):
         return probe_change(record) if name == "probe" else questions_change(record)
-    if name in ("steps", "seconds", "replayed"):
+    if name in COSTS:
         return cost_of(record, name)
     measures = record.metrics
     return {"op": measures.op, "bwt": measures.bwt, "fwt": measures.fwt, "forgetting": measures.forgetting}[name]
@@ -26,12 +29,13 @@ def measure_of(record: Record, name: str) -> float | None:
 
 def cost_of(record: Record, name: str) -> float | None:
     """Return the optimizer steps, the seconds, or the rows replayed of learning all tasks; None where a record does not say."""
-    if name == "seconds":
-        return sum(record.timings.learn_seconds)
-    known = [report.get("steps") for report in record.learned]
-    if name == "replayed":
-        known = [cost.replayed_rows for cost in record.costs]
-    return None if not known or None in known else sum(value for value in known if value is not None)
+    known: dict[str, Sequence[float | None]] = {
+        "steps": [report.get("steps") for report in record.learned],
+        "seconds": record.timings.learn_seconds,
+        "replayed": [cost.replayed_rows for cost in record.costs],
+    }
+    values = [value for value in known[name] if value is not None]
+    return sum(values) if values and len(values) == len(known[name]) else None
 
 
 def probe_change(record: Record) -> float | None:
@@ -77,3 +81,32 @@ def disagreement_text(record: Record) -> str:
     differing, rows = (sum(counts) for counts in zip(*of_task.values(), strict=True))
     parts = ", ".join(f"{name} {differing}/{rows}" for name, (differing, rows) in of_task.items())
     return f"generate and labels differ in {differing} of {rows} answers ({100 * differing / rows:.1f}%): {parts}"
+
+
+def cost_text(record: Record) -> str:
+    """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
+    costs = record.costs
+    if not costs:
+        return ""
+    forward, backward = sum(cost.forward_batches for cost in costs), sum(cost.backward_batches for cost in costs)
+    rows, replayed = sum(cost.rows for cost in costs), sum(cost.replayed_rows for cost in costs)
+    kept = max(cost.kept_bytes for cost in costs) / 2**20
+    held = [cost.held_bytes / 2**20 for cost in costs if cost.held_bytes is not None]
+    own, seconds = sum(cost.own_seconds for cost in costs), sum(record.timings.learn_seconds)
+    return (
+        f"{forward:,} forward and {backward:,} backward batches, {replayed:,} of {rows:,} rows "
+        f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
+        f"{own:.1f} s ({100 * own / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
+    )
+
+
+def environment_text(record: Record) -> str:
+    """Return how long a run took, how much memory, and where it was made, in one line."""
+    learned, evaluated = record.timings.learn_seconds, record.timings.evaluate_seconds
+    memory, weights, here = record.peak_memory, record.trainable_weights, record.environment
+    return (
+        f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory of the {memory.of} "
+        f"{'?' if memory.bytes is None else f'{memory.bytes / 2**20:.0f}'} MiB, "
+        f"{'?' if weights is None else f'{weights:,}'} trainable weights, {here.device}, clbench {here.clbench}, "
+        f"protocol version {record.protocol_version}, commit {here.git_commit}"
+    )

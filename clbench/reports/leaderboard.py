@@ -17,7 +17,7 @@ from rich.table import Table
 from clbench.errors import ClbenchError, unknown
 from clbench.records.files import slug
 from clbench.records.record import Record, default_settings
-from clbench.records.summary import measure_of
+from clbench.records.summary import COSTS, measure_of
 from clbench.reports.tables import Cell, Sheet, csv_text, rich_sheet, sheet_text
 from clbench.settings import NOT_RECIPE
 from clbench.terminal import Terminal
@@ -36,7 +36,6 @@ COLUMNS = {  # of a leaderboard: how each is called
     "steps": "steps", "seconds": "seconds", "replayed": "rows replayed",
 }  # fmt: skip
 USUAL_COLUMNS = ("op", "bwt")
-COSTS = ("steps", "seconds", "replayed")
 COST_NOTE = (
     "steps (through each task's batches; steps on replayed rows alone come on top), seconds, rows replayed: of learning all "
     "tasks, the mean over runs; seconds hold for one machine and its load."
@@ -399,35 +398,6 @@ def matrix_table(record: Record) -> Table:
     for number, (name, scores) in enumerate(zip(names, record.scores, strict=True), 1):
         table.add_row(f"{number} {name}", *("" if value is None else f"{value:.{digits}f}" for value in scores))
     return table
-
-
-def cost_text(record: Record) -> str:
-    """Return what learning cost over all tasks, in one line; empty for a record that does not say."""
-    costs = record.costs
-    if not costs:
-        return ""
-    forward, backward = sum(cost.forward_batches for cost in costs), sum(cost.backward_batches for cost in costs)
-    rows, replayed = sum(cost.rows for cost in costs), sum(cost.replayed_rows for cost in costs)
-    kept = max(cost.kept_bytes for cost in costs) / 2**20
-    held = [cost.held_bytes / 2**20 for cost in costs if cost.held_bytes is not None]
-    own, seconds = sum(cost.own_seconds for cost in costs), sum(record.timings.learn_seconds)
-    return (
-        f"{forward:,} forward and {backward:,} backward batches, {replayed:,} of {rows:,} rows "
-        f"replayed, {kept:.2f} MiB kept between tasks, {f'{max(held):.2f}' if held else '?'} MiB held within one, "
-        f"{own:.1f} s ({100 * own / max(seconds, 1e-9):.1f}%) of the method's own arithmetic"
-    )
-
-
-def environment_text(record: Record) -> str:
-    """Return how long a run took, how much memory, and where it was made, in one line."""
-    learned, evaluated = record.timings.learn_seconds, record.timings.evaluate_seconds
-    memory, weights, here = record.peak_memory, record.trainable_weights, record.environment
-    return (
-        f"learning {sum(learned):.1f} s, evaluating {sum(map(sum, evaluated)):.1f} s, peak memory of the {memory.of} "
-        f"{'?' if memory.bytes is None else f'{memory.bytes / 2**20:.0f}'} MiB, "
-        f"{'?' if weights is None else f'{weights:,}'} trainable weights, {here.device}, clbench {here.clbench}, "
-        f"protocol version {record.protocol_version}, commit {here.git_commit}"
-    )
 
 
 @dataclass(frozen=True)

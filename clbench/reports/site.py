@@ -15,7 +15,8 @@ from clbench.records.answers import read_answers
 from clbench.records.fates import FATES, Question, count_fates, questions_of
 from clbench.records.files import RunFiles
 from clbench.records.record import Record
-from clbench.reports.leaderboard import changed_options, cost_text, environment_text, recipe_text
+from clbench.records.summary import cost_text, environment_text
+from clbench.reports.leaderboard import changed_options, recipe_text
 from clbench.reports.page import Report, make_page, shown
 from clbench.reports.plots.series import stream_title
 from clbench.reports.published import Published

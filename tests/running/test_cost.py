@@ -15,7 +15,7 @@ from clbench.hookspecs import hookimpl
 from clbench.learning.replay_memory import Memory
 from clbench.learning.stopwatch import Stopwatch
 from clbench.records.record import encode_record
-from clbench.reports.leaderboard import cost_text
+from clbench.records.summary import cost_text
 from clbench.running.cost import bytes_of
 from clbench.running.opening import RunOpener
 from clbench.running.run import execute_run

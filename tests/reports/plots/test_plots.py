@@ -402,7 +402,7 @@ def test_the_command_draws_the_reference_records(clbench, tmp_path):
         (["plot", "bars"], "no results folder 'results'"),
         (["plot", "maps", "--results", REFERENCE], "no run has maps; a run makes them with --log-maps"),
         (["plot", "bars", "--results", REFERENCE, "--stream", "long"], "no records of stream 'long'"),
-        (["plot", "bars", "nobody", "--results", REFERENCE], "no record 'nobody' among"),
+        (["plot", "bars", "nobody", "--results", REFERENCE], "no record 'nobody' (standard-1_ewc"),
         (["plot", "bars", "--results", REFERENCE, "--method", "rki"], "no recorded method 'rki'; did you mean 'rkif'?"),
     ],
 )
