@@ -68,9 +68,8 @@ def kinds(context: click.Context, parameter: click.Parameter, begun: str) -> lis
 def records(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Complete the names of the records in the results folder."""
     folder = Path(context.params.get("results") or "results")
-    return _starting(
-        (path.name.removesuffix(".answers.jsonl") for path in sorted(folder.glob("*.answers.jsonl"))), begun
-    )
+    found = {path.name.partition(".answers.jsonl")[0] for path in folder.glob("*.answers.jsonl*")}
+    return _starting(sorted(found), begun)
 
 
 def _starting(names: Iterable[str], begun: str) -> list[CompletionItem]:

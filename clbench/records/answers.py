@@ -1,7 +1,9 @@
-"""The stored answers of a run (`NAME.answers.jsonl`): read, and scored again without a model."""
+"""The stored answers of a run (`NAME.answers.jsonl`, or compressed by gzip): read, and scored again without a model."""
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,18 +57,20 @@ def answers_path(record_path: Path) -> Path:
     return record_path.with_name(record_path.name.removesuffix(".json") + ".answers.jsonl")
 
 
+def compressed(path: Path) -> Path:
+    """Return where the answers of this file's name lie once `gzip` has compressed it."""
+    return path.with_name(f"{path.name}.gz")
+
+
 def read_answers(record: Record, path: Path) -> Cells:
-    """Return the answers of each evaluated cell.
+    """Return the answers of each evaluated cell, from the file or, where it is not there, from its compressed one (`.gz`).
 
     Raises:
         ClbenchError: no such file, or one that does not belong to the record.
     """
     numbers = {task.name: number for number, task in enumerate(record.tasks)}
     cells: dict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
-    try:
-        lines = read_file(path).split(b"\n")  # not by characters: U+2028 would end a line too
-    except OSError:
-        raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
+    lines = answer_bytes(path).split(b"\n")  # not by characters: U+2028 would end a line too
     for number, line in enumerate(filter(None, lines), 1):
         try:
             row = msgspec.json.decode(line, type=AnswerRow)
@@ -76,6 +80,21 @@ def read_answers(record: Record, path: Path) -> Cells:
             raise ClbenchError(f"{path}: line {number} is no answer of this record: {error!r}") from None
     _check_complete(record, cells, path)
     return {cell: [rows[row] for row in sorted(rows)] for cell, rows in cells.items()}
+
+
+def answer_bytes(path: Path) -> bytes:
+    """Return the content of an answers file, uncompressed.
+
+    Raises:
+        ClbenchError: no such file, nor a compressed one, or one that cannot be read.
+    """
+    packed = compressed(path)
+    try:
+        return read_file(path) if path.exists() or not packed.exists() else gzip.decompress(read_file(packed))
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ClbenchError(f"{packed}: no whole gzip file: {error}") from None
+    except OSError:
+        raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
 
 
 def _check_complete(record: Record, cells: Mapping[tuple[int, int], Mapping[int, Answer]], path: Path) -> None:

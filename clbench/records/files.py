@@ -223,7 +223,7 @@ def filled_paths(folder: Path) -> list[Path]:
     """
     found = record_paths(folder)
     if not found:
-        within = sorted({path.parent for path in folder.rglob("*.answers.jsonl")})
+        within = sorted({path.parent for path in folder.rglob("*.answers.jsonl*")})
         named = ", ".join(map(str, within[:MOST_NAMED])) + ", ..." * (len(within) > MOST_NAMED)
         hint = f"but in {named}: name one of these folders" if within else "make a first one with `clbench run`"
         raise ClbenchError(f"no records in '{folder}'{', ' if within else '; '}{hint}")

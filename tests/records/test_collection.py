@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from clbench.errors import ClbenchError
+from clbench.records.answers import answer_bytes
 from clbench.records.collection import Records, load_records
 from tests.conftest import REFERENCE
 
@@ -54,7 +55,7 @@ def test_a_row_a_cell_that_was_evaluated():
 
 def test_a_row_an_answer_whose_scores_make_the_cells():
     frame, record = ONE.to_pandas("answers"), ONE[0]
-    lines = (REFERENCE / f"{record.name}.answers.jsonl").read_text("utf-8").splitlines()
+    lines = answer_bytes(REFERENCE / f"{record.name}.answers.jsonl").decode("utf-8").splitlines()
     assert len(frame) == len(lines)
     first = json.loads(lines[0])
     assert (frame.answer[0], frame.accepted[0], frame.row[0]) == (first["answer"], (first["target"],), 0)

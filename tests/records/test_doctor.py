@@ -2,7 +2,7 @@
 
 import pytest
 
-from clbench.records.answers import AnswerRow
+from clbench.records.answers import AnswerRow, compressed
 from clbench.records.doctor import examine
 from clbench.records.files import RunFiles
 from tests.records.examples import record
@@ -75,6 +75,13 @@ def test_bad_records_are_removed_if_they_are_clbench_s(folder):
         "folder_s1_01234567.json": False,
         "link_s1_01234567.json": True,
     }
+
+
+def test_compressed_answers_are_answers(folder):
+    answers = RunFiles(folder, RUN).answers
+    answers.rename(compressed(answers))
+    (folder / "x.answers.jsonl.gz").write_text("")
+    assert set(faults(folder)) == {"x.answers.jsonl.gz"}
 
 
 def test_parts_without_their_whole(folder):

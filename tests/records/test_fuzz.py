@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clbench.records.answers import answers_path
+from clbench.records.answers import answer_bytes, answers_path
 from clbench.records.files import RunFiles
 from tests.conftest import REFERENCE
 from tests.records.examples import record
@@ -55,7 +55,7 @@ def changed(content, place, value):
 @pytest.mark.parametrize("part", range(4))
 def test_nothing_in_a_record_makes_a_command_fail(clbench, tmp_path, part):
     path = next(REFERENCE.glob("*_rkif_*_s1_*.json"))
-    content, answers = json.loads(path.read_text("utf-8")), answers_path(path).read_bytes()
+    content, answers = json.loads(path.read_text("utf-8")), answer_bytes(answers_path(path))
     every = sorted(places(content), key=str)
     chooser = random.Random(part)
     folder = tmp_path / "results"

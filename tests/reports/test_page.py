@@ -172,7 +172,7 @@ def test_logged_maps_are_drawn(folder):
 
 
 def test_missing_answers_leave_the_leaderboard_without_significance(folder):
-    for path in folder.glob("*.answers.jsonl"):
+    for path in folder.glob("*.answers.jsonl*"):
         path.unlink()
     with pytest.warns(ClbenchWarning, match="no answers"):
         text = " ".join(Page(report_of(folder)).texts)

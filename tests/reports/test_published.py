@@ -136,8 +136,15 @@ def test_every_package_and_data_file_ships_in_the_wheel():
     for package, folder in (("clbench.published", "results/published"), ("clbench.tasks", "tasks")):
         assert setup["package-dir"][package] == folder
     assert {"clbench.published", "clbench.tasks", "clbench.tasks.suites"} <= set(setup["packages"])
-    for package in ("clbench.published", "clbench.tasks", "clbench.tasks.suites"):
-        assert setup["package-data"][package] == ["*.toml"]
+    folders = {"clbench": "clbench", **setup["package-dir"]}
+    patterns = [
+        (ROOT / folders.get(package, package.replace("clbench.tasks", "tasks").replace(".", "/")), globs)
+        for package, globs in setup["package-data"].items()
+    ]
+    shipped = {file for folder, globs in patterns for glob in globs for file in folder.glob(glob)}
+    there = {file for top in folders.values() for file in (ROOT / top).rglob("*") if file.is_file()}
+    there = {file for file in there if file.suffix not in (".py", ".pyc") and not file.name.startswith(".")}
+    assert there - shipped == set()
     rooms = {file.parent.relative_to(ROOT) for file in (ROOT / "clbench").rglob("__init__.py")}
     own = {".".join(room.parts) for room in rooms if room.parts[1:2] not in (("plugins",), ("tasks",), ("published",))}
     assert own <= set(setup["packages"])

@@ -1,5 +1,6 @@
 """Rescoring: every measure by hand from a small record, the missing ones named, and the real command on real records."""
 
+import gzip
 import json
 
 import pytest
@@ -122,6 +123,26 @@ def test_damaged_answers_are_one_line(clbench, small, edit, message):
     result = clbench("rescore", "pair", "--results", small)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def test_answers_may_be_compressed(clbench, small):
+    plain = clbench("rescore", "pair", "--results", small).output
+    path = small / "pair.answers.jsonl"
+    content = path.read_bytes()
+    packed = path.with_name("pair.answers.jsonl.gz")
+    packed.write_bytes(gzip.compress(content))
+    path.unlink()
+    for words in (["rescore", "pair"], ["explain", "pair"], ["leaderboard", "--significance"]):
+        result = clbench(*words, "--results", small)
+        assert result.exit_code == 0, result.output
+        assert words[0] != "rescore" or result.output == plain
+    for damaged in (packed.read_bytes()[:40], b"no gzip", b"\x1f\x8b" + bytes(20)):
+        packed.write_bytes(damaged)
+        result = clbench("rescore", "pair", "--results", small)
+        assert result.exit_code == 2
+        assert "pair.answers.jsonl.gz: no whole gzip file" in " ".join(result.output.split())
+    path.write_bytes(content)  # a run that was made anew: its answers count
+    assert clbench("rescore", "pair", "--results", small).output == plain
 
 
 def test_the_reference_records_come_out_as_recorded(clbench):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clbench.data.toy import toy_rows
+from clbench.records.answers import answer_bytes
 from clbench.records.files import read_record
 from clbench.reports import site
 from clbench.reports.page import read_report
@@ -60,7 +61,9 @@ def test_a_runs_page_shows_the_matrix_and_what_was_forgotten(made, rkif):
 def test_a_tasks_page_shows_question_answer_target_and_fate(made, rkif):
     text = (made.parent / "runs" / f"{rkif.name}.1.html").read_text("utf-8")
     page = Page(text)
-    answers = [json.loads(line) for line in (TOY / f"{rkif.name}.answers.jsonl").read_text("utf-8").splitlines()]
+    answers = [
+        json.loads(line) for line in answer_bytes(TOY / f"{rkif.name}.answers.jsonl").decode("utf-8").splitlines()
+    ]
     of_task = [row for row in answers if row["task"] == "mnli"]
     last = {row["row"]: row for row in of_task if row["after"] == 14}
     first = {row["row"]: row for row in of_task if row["after"] == 0}
@@ -113,7 +116,7 @@ def test_hostile_answers_and_names_are_text(rkif, tmp_path):
     for task in content["tasks"]:
         task["name"] += EVIL
     (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    lines = [json.loads(line) for line in (TOY / f"{rkif.name}.answers.jsonl").read_text("utf-8").splitlines()]
+    lines = [json.loads(line) for line in answer_bytes(TOY / f"{rkif.name}.answers.jsonl").decode("utf-8").splitlines()]
     for line in lines:
         line["answer"], line["task"] = EVIL, line["task"] + EVIL
     (tmp_path / f"{name}.answers.jsonl").write_text("\n".join(map(json.dumps, lines)))

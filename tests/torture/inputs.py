@@ -17,7 +17,7 @@ from clbench.cli.main import main
 from clbench.data.own_streams import read_stream
 from clbench.data.sources import load_tasks
 from clbench.errors import ClbenchError
-from clbench.records.answers import answers_path
+from clbench.records.answers import answer_bytes, answers_path
 from tests.conftest import REFERENCE
 from tests.records.test_bad_files import write_good
 from tests.records.test_fuzz import VALUES, changed, places
@@ -39,18 +39,18 @@ COMMANDS = (
 def bad_records(scene: Scene, chance: random.Random, count: int) -> Iterator[str]:
     """Put anything into any place of a record, or any bytes; then give a command that reads it and a good one beside it."""
     source = next(REFERENCE.glob("*_rkif_*_s1_*.json"))
-    content, answers = json.loads(source.read_text("utf-8")), answers_path(source).read_bytes()
+    content, stored = json.loads(source.read_text("utf-8")), answer_bytes(answers_path(source))
     every = sorted(places(content), key=str)
     for number in range(count):
         folder = scene.new_folder()
         folder.mkdir()
         write_good(folder)
         data = json.dumps(changed(content, chance.choice(every), chance.choice(VALUES))).encode()
-        data, answer_bytes = (mutated(data, chance), answers) if number % 3 == 1 else (data, answers)
+        data, answers = (mutated(data, chance), stored) if number % 3 == 1 else (data, stored)
         if number % 3 == 2:
-            data, answer_bytes = json.dumps(content).encode(), mutated(answers, chance)
+            data, answers = json.dumps(content).encode(), mutated(stored, chance)
         (folder / "bad.json").write_bytes(data)
-        (folder / "bad.answers.jsonl").write_bytes(answer_bytes)
+        (folder / "bad.answers.jsonl").write_bytes(answers)
         command, output = COMMANDS[number % len(COMMANDS)], folder.with_suffix(".out")
         command = tuple(str(folder.with_suffix(".html")) if word == PAGE else word for word in command)
         words = [*command, str(folder)] if command[0] == "doctor" else [*command, "--results", str(folder)]

@@ -1,4 +1,4 @@
-"""Pictures of scores over a run: matrix, curves, and OP against the number of fusions."""
+"""Pictures of scores over a run: matrix, curves, OP against the number of fusions, what is learned against what is forgotten."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def fusions(series: Sequence[Series]) -> Figure:
     if not series:
         raise ClbenchError("no run reports fusions; this plot is of runs of rkif")
     found = to_numbers([fusions_and_op(one) for one in series])
-    counts, _, errors = found.T
+    counts = found[:, 0]
     if len(set(counts)) < 2:
         raise ClbenchError(
             f"all runs fuse equally often ({counts[0]:g} times); this plot compares runs that do not: "
@@ -155,9 +155,6 @@ def fusions(series: Sequence[Series]) -> Figure:
     for group in dict.fromkeys(one.group for one in series):
         line = found[[one.group == group for one in series]]
         axes.plot(*line[line[:, 0].argsort(), :2].T, color=colour(len(COLOURS)), linewidth=1, zorder=1)
-    for number, (x, y, error) in enumerate(found):
-        bar = None if np.isnan(error) else error
-        axes.errorbar(x, y, bar, color=colour(number), elinewidth=1, capsize=2, fmt="o", markersize=7)
     if counts.min() > 0:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -165,21 +162,65 @@ def fusions(series: Sequence[Series]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("fusions in the run")
     axes.set_ylabel("OP (%)")
-    axes.grid()
-    axes.margins(0.08, 0.12)
-    labels = short_labels(series)
-    label_ends(
-        axes, [End(x, y, labels[n], colour(n)) for n, (x, y, _) in enumerate(found)], figure.get_figheight() - 0.8
-    )
-    note(figure, "" if np.isnan(errors).all() else "whiskers: ± standard deviation over runs")
+    draw_points(figure, axes, found, short_labels(series), range(len(series)))
     return figure
 
 
-def fusions_and_op(series: Series) -> tuple[float, float, float]:
-    """Return the mean number of fusions of a series' runs, their OP, and its standard deviation."""
+def tradeoff(series: Sequence[Series]) -> Figure:
+    """Draw how well tasks are learned against how much is forgotten: a point a series, a colour a group where there are several.
+
+    Across is BWT; up is the mean score on a task once it was learned.
+
+    Raises:
+        ClbenchError: no run forgets, as where each learns all tasks at once.
+    """
+    series = [one for one in series if all(record.metrics.bwt is not None for record in one.records)]
+    if not series:
+        raise ClbenchError("no run has a BWT; this plot is of runs that learn one task after another")
+    groups = list(dict.fromkeys(one.group for one in series))
+    series = sorted(series, key=lambda one: groups.index(one.group))
+    labels = [label for group in groups for label in short_labels([one for one in series if one.group == group])]
+    shades = [groups.index(one.group) if len(groups) > 1 else number for number, one in enumerate(series)]
+    found = to_numbers([forgotten_and_learned(one) for one in series])
+    figure = new_figure(7.0, max(4.0, 0.16 * len(series) + 1.6))
+    axes = figure.subplots()
+    axes.set_xlabel("BWT (%): less is forgotten to the right")
+    axes.set_ylabel("score once learned (%)")
+    draw_points(figure, axes, found, labels, shades)
+    if len(groups) > 1:
+        told = [group.split(", ") for group in groups]
+        for number, parts in enumerate(told):
+            own = [part for part in parts if not all(part in other for other in told)]
+            axes.plot([], [], "o", color=colour(number), label=", ".join(own))
+        axes.legend(loc="best", fontsize=SMALL)
+    return figure
+
+
+def draw_points(figure: Figure, axes: Axes, found: NUMBERS, labels: Sequence[str], shades: Sequence[int]) -> None:
+    """Draw a point a row of `found` (x, y, the deviation of y, that of x; nan: none), and name it at the right."""
+    for shade, row in zip(shades, found, strict=True):
+        x, y, *errors = row
+        high, wide = (None if np.isnan(error) else error for error in errors)
+        axes.errorbar(x, y, high, wide, color=colour(shade), elinewidth=1, capsize=2, fmt="o", markersize=7)
+    axes.grid()
+    axes.margins(0.08, 0.12)
+    ends = [End(row[0], row[1], label, colour(shade)) for row, label, shade in zip(found, labels, shades, strict=True)]
+    label_ends(axes, ends, figure.get_figheight() - 0.8)
+    note(figure, "" if np.isnan(found[:, 2:]).all() else "whiskers: ± standard deviation over runs")
+
+
+def forgotten_and_learned(series: Series) -> tuple[float, float, float, float]:
+    """Return the mean BWT of a series' runs, their mean score on a task once learned, its deviation, and that of BWT."""
+    learned = to_numbers([[float(np.mean(np.diagonal(to_numbers(record.scores))))] for record in series.records])
+    forgotten = to_numbers([[record.metrics.bwt] for record in series.records])
+    return float(forgotten.mean()), float(learned.mean()), float(spread(learned)[0]), float(spread(forgotten)[0])
+
+
+def fusions_and_op(series: Series) -> tuple[float, float, float, float]:
+    """Return the mean number of fusions of a series' runs, their OP, its standard deviation, and none for the number."""
     counts = [sum(task.get("fusions") or 0 for task in record.learned) for record in series.records]
     scores = to_numbers([[record.metrics.op] for record in series.records])
-    return float(np.mean(counts)), float(scores.mean()), float(spread(scores)[0])
+    return float(np.mean(counts)), float(scores.mean()), float(spread(scores)[0]), np.nan
 
 
 def task_names(record: Record) -> list[str]:

@@ -11,6 +11,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from msgspec.structs import replace
 
 from clbench.errors import ClbenchError, ClbenchWarning
 from clbench.records.answers import read_answers
@@ -284,6 +285,19 @@ def test_fusions_need_runs_that_fuse_differently_often():
     silent = made_record(["x", "y"], [[9, None], [40, 60]], fusions=None)
     with pytest.raises(ClbenchError, match="no run reports fusions"):
         draw("fusions", [Series("a", [silent])])
+
+
+def test_what_is_learned_stands_against_what_is_forgotten():
+    """A task once learned: the diagonal, here 60 and 40; BWT: -10 times the seed, as `made_record` has it."""
+    runs = [made_record(["x", "y"], [[60, None], [20, 40]], seed) for seed in (1, 3)]
+    at_once = replace(runs[0], metrics=replace(runs[0].metrics, bwt=None))
+    series = [Series("a", runs, "g, lr 1, 2 ep"), Series("mtl", [at_once]), Series("a", runs[:1], "g, lr 2, 2 ep")]
+    (axes,) = draw("tradeoff", series).axes
+    assert [tuple(c[0].get_xydata()[0]) for c in axes.containers] == [(-20, 50), (-10, 50)]
+    assert [text.get_text() for text in axes.texts] == ["a", "a"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["lr 1", "lr 2"]
+    with pytest.raises(ClbenchError, match="no run has a BWT"):
+        draw("tradeoff", series[1:2])
 
 
 def test_a_title_names_stream_backbone_and_seeds():
