@@ -1,6 +1,7 @@
 """What a run is: its validated settings, and where each value comes from (command line > preset > default)."""
 
 import tomllib
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -256,8 +257,11 @@ def preset_layers(
     """
     if preset is not None and preset.endswith(".toml"):
         tuned = find_tuned(Path(preset), method, options or {})
-        strongest = Layer({**tuned.settings, "tuned": tuned.note}, tuned.options)
-        return {**preset_layers(given, tuned.preset, method), preset: strongest}
+        beneath = preset_layers(given, tuned.preset, method)
+        of_presets = [layer.settings for layer in reversed(beneath.values())]
+        backbone = str(ChainMap(dict(given), *map(dict, of_presets)).get("backbone", Settings.backbone))
+        other = "" if Path(backbone).name == Path(tuned.budget.backbone).name else f" with {tuned.budget.backbone}"
+        return {**beneath, preset: Layer({**tuned.settings, "tuned": tuned.note + other}, tuned.options)}
     presets = load_presets()
     backbone = given.get("backbone", Settings.backbone)
     own = next((name for name, values in presets.items() if values.get("backbone") == backbone), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,13 +97,21 @@ def read_tuned(path: Path) -> list[Tuned]:
         raise ClbenchError(f"tuned preset '{path}': {' '.join(str(error).split())}") from None
 
 
+def shipped_presets() -> dict[Path, Path]:
+    """Return the tuned presets that come with clbench, `tasks/tuned/NAME.toml` each, and where they lie."""
+    folder = Path(str(files("clbench.tasks").joinpath("tuned")))
+    return {Path("tasks", "tuned", file.name): file for file in sorted(folder.glob("*.toml"))}
+
+
 def find_tuned(path: Path, method: str, options: Mapping[str, Any]) -> Tuned:
     """Return what was tuned for a method with these options; of several the one that fixes most of them.
+
+    Where there is no such file, one that comes with clbench may have the name.
 
     Raises:
         ClbenchError: the file has nothing for it.
     """
-    found = read_tuned(path)
+    found = read_tuned(path if path.exists() else shipped_presets().get(path, path))
     of_method = [one for one in found if one.method == method]
     if not of_method:
         raise unknown(f"method in tuned preset '{path}':", method, dict.fromkeys(one.method for one in found))

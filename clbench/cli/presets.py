@@ -12,6 +12,7 @@ from clbench.cli.parameters import json_option
 from clbench.options import format_value
 from clbench.settings import find_preset, list_settings, load_presets, resolve_settings
 from clbench.terminal import Terminal, json_text, say
+from clbench.tuned import read_tuned, shipped_presets
 
 SHOWN = ("backbone", "learning_rate", "epochs", "batch_size", "max_input", "lora_targets", "quantize")
 
@@ -34,6 +35,12 @@ def presets(name: str | None, style: str) -> None:
                 values = vars(resolve_settings({}, one))
                 table.add_row(one, *(format_value(values[title]) for title in SHOWN))
         console.print(table)
+        for path, file in shipped_presets().items():
+            found = read_tuned(file)
+            text = (
+                f"--preset {path}: tuned for {found[0].budget.backbone}, {found[0].note}, {len(found)} rows of methods"
+            )
+            console.print(text, highlight=False)
         return
     chosen = find_preset(name)
     table = Table("Setting", "Value", "From", "Meaning", title=f"preset {chosen}", title_justify="left")

@@ -30,6 +30,15 @@ def test_every_value_of_one(clbench):
     assert row(family, "epochs")[1:3] == ["5", "mini"]
 
 
+def test_the_tuned_one_comes_with_clbench(clbench, tmp_path, monkeypatch):
+    assert "--preset tasks/tuned/mini.toml: tuned for mini, 10 trials on order 2" in clbench("presets").output
+    monkeypatch.chdir(tmp_path)  # not where its source lies
+    shown = clbench("methods", "ewc", "--preset", "tasks/tuned/mini.toml").output
+    assert "preset tasks/tuned/mini.toml" in shown
+    missing = clbench("methods", "ewc", "--preset", "tasks/tuned/mine.toml").output
+    assert "no tuned preset 'tasks/tuned/mine.toml'" in missing
+
+
 def test_an_unknown_one(clbench):
     result = clbench("presets", "t5-larg")
     assert result.exit_code == 2

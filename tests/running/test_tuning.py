@@ -127,6 +127,8 @@ def test_the_best_is_kept_and_is_a_preset(tmp_path):
     made = make_spec(PLUGINS.method("ewc"), {}, {"stream": "agnews", "seed": 3}, spec.output)
     assert (made.options, made.settings.learning_rate) == (best.options, best.settings.learning_rate)
     assert (made.settings.tuned, made.settings.evaluate_on) == ("4 trials on order 2", "test")
+    elsewhere = make_spec(PLUGINS.method("ewc"), {}, {"backbone": "folder/t5"}, spec.output)
+    assert elsewhere.settings.tuned == f"4 trials on order 2 with {found.budget.backbone}"
     by_hand = make_spec(PLUGINS.method("ewc"), {}, {"epochs": "77"}, spec.output)
     assert (by_hand.settings.epochs, by_hand.settings.tuned) == (77, None)  # no longer what was tuned
     with pytest.raises(ClbenchError, match=r"no method in tuned preset .*: 'rkif'"):
