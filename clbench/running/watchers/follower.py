@@ -42,6 +42,9 @@ class Follower:
     def learn_task(self, learner: Learner, task: Task) -> Generator[None, Mapping[str, float], Mapping[str, float]]:
         """Tell that a task is being learned."""
         self._learned = task.name
+        if len(task.train) == sum(self._rows):  # all tasks at once: after this one nothing is left to learn
+            self._rows = [0] * len(self._rows)
+            self._rows[learner.task_index] = len(task.train)
         self._tell(learner.task_index, task.name, "learn")
         return (yield)
 
