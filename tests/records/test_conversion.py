@@ -59,4 +59,4 @@ def test_the_reference_records_say_that_they_were_converted():
     old = [record for record in found if record.protocol_version == 0]
     assert {record.notes[0].split(" (")[0] for record in old} == {"converted from schema 1"}
     others = {Path(record.settings["backbone"]).name for record in found if record not in old}
-    assert others == {"SmolLM2-135M-Instruct.Q4_1.gguf"}
+    assert others == {"SmolLM2-135M-Instruct.Q4_1.gguf", "mini"}
