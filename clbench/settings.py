@@ -1,7 +1,6 @@
 """What a run is: its validated settings, and where each value comes from (command line > preset > default)."""
 
 import tomllib
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -238,8 +237,12 @@ def settle_settings(given: Mapping[str, Any], layers: Mapping[str, Layer]) -> Se
     Raises:
         ClbenchError: no such setting, or a value out of its range.
     """
-    chosen = {name: value for layer in layers.values() for name, value in layer.settings.items()}
-    return Settings(**settle(list_settings(), given, chosen))
+    return Settings(**settle(list_settings(), given, _chosen(layers)))
+
+
+def _chosen(layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """Return what the presets say, the stronger one's word where several do."""
+    return {name: value for layer in layers.values() for name, value in layer.settings.items()}
 
 
 def preset_layers(
@@ -258,9 +261,8 @@ def preset_layers(
     if preset is not None and preset.endswith(".toml"):
         tuned = find_tuned(Path(preset), method, options or {})
         beneath = preset_layers(given, tuned.preset, method)
-        of_presets = [layer.settings for layer in reversed(beneath.values())]
-        backbone = str(ChainMap(dict(given), *map(dict, of_presets)).get("backbone", Settings.backbone))
-        other = "" if Path(backbone).name == Path(tuned.budget.backbone).name else f" with {tuned.budget.backbone}"
+        backbone = {**_chosen(beneath), **given}.get("backbone", Settings.backbone)
+        other = "" if Path(str(backbone)).name == Path(tuned.budget.backbone).name else f" with {tuned.budget.backbone}"
         return {**beneath, preset: Layer({**tuned.settings, "tuned": tuned.note + other}, tuned.options)}
     presets = load_presets()
     backbone = given.get("backbone", Settings.backbone)

@@ -37,10 +37,8 @@ def presets(name: str | None, style: str) -> None:
         console.print(table)
         for path, file in shipped_presets().items():
             found = read_tuned(file)
-            text = (
-                f"--preset {path}: tuned for {found[0].budget.backbone}, {found[0].note}, {len(found)} rows of methods"
-            )
-            console.print(text, highlight=False)
+            what = f"tuned for {found[0].budget.backbone}, {found[0].note}, {len(found)} rows of methods"
+            console.print(f"--preset {path}: {what}", highlight=False)
         return
     chosen = find_preset(name)
     table = Table("Setting", "Value", "From", "Meaning", title=f"preset {chosen}", title_justify="left")
