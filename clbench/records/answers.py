@@ -62,6 +62,11 @@ def compressed(path: Path) -> Path:
     return path.with_name(f"{path.name}.gz")
 
 
+def stored(path: Path) -> Path:
+    """Return the file that the answers of this file's name are in: this, or the compressed one where only that is there."""
+    return path if path.exists() or not compressed(path).exists() else compressed(path)
+
+
 def read_answers(record: Record, path: Path) -> Cells:
     """Return the answers of each evaluated cell, from the file or, where it is not there, from its compressed one (`.gz`).
 
@@ -88,11 +93,11 @@ def answer_bytes(path: Path) -> bytes:
     Raises:
         ClbenchError: no such file, nor a compressed one, or one that cannot be read.
     """
-    packed = compressed(path)
+    found = stored(path)
     try:
-        return read_file(path) if path.exists() or not packed.exists() else gzip.decompress(read_file(packed))
+        return read_file(found) if found == path else gzip.decompress(read_file(found))
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ClbenchError(f"{packed}: no whole gzip file: {error}") from None
+        raise ClbenchError(f"{found}: no whole gzip file: {error}") from None
     except OSError:
         raise ClbenchError(f"no answers '{path}' beside the record; scoring again needs them") from None
 

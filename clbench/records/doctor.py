@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clbench.atomic import LEFTOVER
 from clbench.errors import ClbenchError
-from clbench.records.answers import compressed
+from clbench.records.answers import stored
 from clbench.records.files import BEAT, LOCK, RunFiles, read_record, record_paths
 from clbench.records.heartbeat import read_beat
 from clbench.records.record import OtherSchemaError
@@ -92,8 +92,7 @@ def _faults_of_record(path: Path) -> Iterator[Finding]:
         ours = RUN.search(path.stem) is not None and not isinstance(error, OtherSchemaError)
         yield Finding(path, fault, removable=ours and not (path.is_dir() and not path.is_symlink()))
         return
-    answers = RunFiles(path.parent, record.name).answers
-    if not (answers.is_file() or compressed(answers).is_file()):
+    if not stored(RunFiles(path.parent, record.name).answers).is_file():
         yield Finding(path, "a record without its answers; the same `clbench run` makes both anew")
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from clbench.atomic import make_folder, read_file, write_atomically
 from clbench.errors import ClbenchError, ClbenchWarning, RunHeldError, one_line, unknown
-from clbench.records.answers import AnswerRow
+from clbench.records.answers import AnswerRow, compressed, stored
 from clbench.records.record import Record, decode_record, encode_record
 from clbench.spec import RunSpec
 
@@ -101,7 +101,7 @@ class RunFiles:
 
     def are_complete(self, with_adapter: bool, with_maps: bool) -> bool:
         """Return whether the run is finished and all that is wanted of it is there."""
-        wanted = [self.record, self.answers, *[self.adapter] * with_adapter, *[self.maps] * with_maps]
+        wanted = [self.record, stored(self.answers), *[self.adapter] * with_adapter, *[self.maps] * with_maps]
         return all(path.exists() for path in wanted)
 
     @property
@@ -113,6 +113,7 @@ class RunFiles:
         """Write answers and record; the record last, since it says that the run is finished."""
         lines = msgspec.json.Encoder().encode_lines(answers)
         write_atomically(self.answers, lambda path: path.write_bytes(lines))
+        compressed(self.answers).unlink(missing_ok=True)  # those of the record that is replaced
         write_atomically(self.record, lambda path: path.write_bytes(encode_record(record)))
 
     @contextmanager

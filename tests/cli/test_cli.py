@@ -1,5 +1,6 @@
 """The real command: what it prints, and how it fails."""
 
+import gzip
 import json
 import re
 import shutil
@@ -35,8 +36,14 @@ def test_a_run_prints_its_tasks_and_the_leaderboard_and_is_not_repeated(clbench,
     again = clbench(*words)
     assert again.output.count("already finished") == 2
     assert [path.stat().st_mtime_ns for path in records] == stamps
+    plain = records[0].with_suffix(".answers.jsonl")
+    packed = plain.with_name(f"{plain.name}.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert clbench(*words).output.count("already finished") == 2
     forced = clbench(*words, "--force")
     assert "already finished" not in forced.output
+    assert not packed.exists()  # it is of the record that was replaced
     assert all(path.stat().st_mtime_ns > stamp for path, stamp in zip(records, stamps, strict=True))
 
     record = read_record(records[0])

@@ -1,5 +1,6 @@
 """`clbench sweep`: a grid by options or from a file; its plan, its state, and the exit code that says that runs failed."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def grid(tmp_path: Path, tiny_folder: Path) -> Path:
     return path
 
 
+def compress(path: Path) -> None:
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+
 def states(result) -> dict[tuple[str, int], str]:
     return {(run["method"], run["seed"]): run["state"] for run in json.loads(result.stdout)}
 
@@ -64,6 +70,7 @@ def test_the_life_of_a_grid(clbench, grid: Path) -> None:
     assert "4 runs: 2 done, 2 failed" in shown
 
     Path("broken.py").write_text(BROKEN.replace('raise ValueError("on purpose")', "return {}"))
+    compress(next(Path("results").glob("*.answers.jsonl")))  # as a user may who keeps many
     again = clbench("sweep", grid, "--method", "seqlora")
     assert again.exit_code == 0, again.output
     assert "2 of 2 runs are done already" in again.stdout
