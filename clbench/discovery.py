@@ -112,6 +112,10 @@ class Method:
             return 0
         return memory.budget(options[memory.option], rows, labels)
 
+    def remembers(self, options: Mapping[str, Any], rows: int) -> bool:
+        """Return whether the method keeps any of a task's rows, of which there are so many."""
+        return self.budget(options, rows, 1) > 0 and not self.remembers_nothing(options, rows)
+
     def remembers_nothing(self, options: Mapping[str, Any], rows: int) -> bool:
         """Return whether the method is to have a memory, and yet keeps nothing of a task with so many rows."""
         memory = self.about.memory

@@ -36,10 +36,12 @@ class Feed:
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return examples of the method's own choice as one batch."""
+        self._cost.other_rows += sum(self._of_others(examples))
         return self._backbone.collate(self.encoder.encode(examples))
 
     def once(self, examples: Sequence[Example]) -> Iterator[Batch]:
         """Yield all examples once, the longest first, in evaluation mode; a batch's share is its part of all target tokens."""
+        self._cost.other_rows += sum(self._of_others(examples))
         encoded = self.encoder.encode(examples)
         tokens = sum(len(row.labels) for row in encoded)
         size = self._settings.micro_batch or self._settings.batch_size
@@ -65,9 +67,13 @@ class Feed:
         plan = (torch.randperm(len(examples), generator=generator)[:size].tolist() for _ in itertools.count())
         return self._steps(examples, plan)
 
+    def _of_others(self, examples: Sequence[Example]) -> list[bool]:
+        """Return of each example whether it is no training row of the current task."""
+        return [self._own is not None and example not in self._own for example in examples]
+
     def _steps(self, examples: Sequence[Example], plan: Iterable[Sequence[int]]) -> Steps:
         encoded = self.encoder.encode(examples)
-        replayed = [self._own is not None and example not in self._own for example in examples]
+        replayed = self._of_others(examples)
         settings, backbone = self._settings, self._backbone
         pad_id, left = backbone.tokenizer.pad_token_id, backbone.is_decoder
 

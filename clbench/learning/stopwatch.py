@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COUNTERS = ("forward_batches", "forward_rows", "backward_batches", "rows", "replayed_rows", "held_bytes")
+COUNTERS = ("forward_batches", "forward_rows", "backward_batches", "rows", "replayed_rows", "other_rows", "held_bytes")
 
 
 class Stopwatch:
@@ -76,6 +76,7 @@ class Cost:
         backward_batches: losses that were differentiated.
         rows: rows drawn to be trained on.
         replayed_rows: those of them that are not of the current task.
+        other_rows: rows that are not of the current task, read beside what is drawn (`Feed.batch`, `Feed.once`) for whatever end.
         held_bytes: of the tensors that the method has made within the task and holds at its last step; none: not measured.
         whole: the time of the method's `learn_task`.
         harness: the time of the model's passes, the optimizer, the making of batches and the watchers.
@@ -89,7 +90,8 @@ class Cost:
     def restart(self) -> None:
         """Count a new task from zero."""
         self.whole, self.harness = Stopwatch(self.device), Stopwatch(self.device)
-        self.forward_batches = self.forward_rows = self.backward_batches = self.rows = self.replayed_rows = 0
+        self.forward_batches = self.forward_rows = self.backward_batches = 0
+        self.rows = self.replayed_rows = self.other_rows = 0
         self.held_bytes: int | None = None
         self.aside_seconds = 0.0
         self._begun = time.perf_counter()

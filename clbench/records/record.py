@@ -27,7 +27,13 @@ Number = float | None
 Row = tuple[Number, ...]
 # What the leaderboard says beside a score, in a word.
 Mark = Literal[
-    "diverged", "empty answers", "unwritable answers", "unreadable prompts", "backbone changed", "empty memory"
+    "diverged",
+    "empty answers",
+    "unwritable answers",
+    "unreadable prompts",
+    "backbone changed",
+    "empty memory",
+    "nothing replayed",
 ]
 
 

@@ -28,7 +28,7 @@ from clbench.running.loss_curve import loss_curve
 from clbench.running.opening import OpenedRun
 from clbench.running.peak_memory import PeakMemoryMeter
 from clbench.running.probing import BEFORE, Prober, undisturbed
-from clbench.running.remarks import on_losses
+from clbench.running.remarks import on_losses, on_replay
 from clbench.settings import Settings
 from clbench.units import Every, counted
 
@@ -160,7 +160,9 @@ class Run:
         self.progress.learn_seconds.append(round(self.learner.cost.learn_seconds, 3))
         self.progress.learned.append(learned)
         after, tokens = self.learner.passes.mean_loss(some), len(self.learner.tokenizer)
-        self.progress.remarks += map(asdict, on_losses(task, self.learner.losses, before, after, tokens))
+        remarks = on_losses(task, self.learner.losses, before, after, tokens)
+        remarks += on_replay(self.opened.method, self.opened.spec.options, self.tasks[:index], task, self.learner.cost)
+        self.progress.remarks += map(asdict, remarks)
         self.progress.losses.append(loss_curve(self.learner.losses))
         self._save_if_due(index)
 

@@ -13,6 +13,7 @@ from clbench.data.answer_scores import Metric, lost_answers, lost_text
 from clbench.data.tasks import Task
 from clbench.discovery import Method
 from clbench.learning.divergence import blew_up, worsened
+from clbench.learning.stopwatch import Cost
 from clbench.records.record import Mark
 
 
@@ -41,6 +42,23 @@ def on_losses(task: Task, phases: Sequence[Tensor], before: float, after: float,
     else:
         return []
     return [Remark("diverged", f"diverged on task '{task.name}': {how}")]
+
+
+def on_replay(
+    method: Method, options: Mapping[str, Any], earlier: Sequence[Task], task: Task, cost: Cost
+) -> list[Remark]:
+    """Remark that a task was learned on no old row, though the method keeps some, as where it has fewer steps than rkif's window.
+
+    Args:
+        earlier: the tasks that were learned before; of one whose rows are all the task's own, too, none counts as old.
+        cost: what learning the task took.
+    """
+    own = set(task.train)
+    kept = [one.name for one in earlier if method.remembers(options, len(one.train)) and not own.issuperset(one.train)]
+    if not kept or cost.replayed_rows or cost.other_rows:
+        return []
+    note = f"task '{task.name}' was learned on no row of {', '.join(kept)}, of which some are kept; take more rows, or epochs"
+    return [Remark("nothing replayed", note)]
 
 
 def on_answers(tasks: Sequence[Task], last: Mapping[str, Sequence[str]]) -> list[Remark]:

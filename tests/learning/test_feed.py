@@ -41,3 +41,7 @@ def test_rows_of_other_tasks_are_counted_as_replayed(make_learner, toy_tasks):
         learner.begin_task(0, own)
         list(learner.feed.epochs(mixed, torch.Generator().manual_seed(0)))
         assert (learner.cost.rows, learner.cost.replayed_rows) == (5, replayed)
+        learner.feed.batch(mixed)
+        list(learner.feed.once(first.train[:4]))
+        assert learner.cost.replayed_rows == replayed
+        assert learner.cost.other_rows == replayed + (4 if own is second else 0)
