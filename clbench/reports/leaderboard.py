@@ -163,11 +163,12 @@ def _setting(record: Record, name: str) -> Any:
 
 
 def _varied_options(records: Sequence[Record]) -> set[tuple[str, str]]:
-    """Return (method, option) where records of a method differ: defaults change from version to version."""
+    """Return (method, option) where records of a method had other defaults: they change from version to version."""
     values = defaultdict(set)
     for record in records:
         for name, value in record.method.options.items():
-            values[record.method.name, name].add(str(value))
+            if name not in record.method.changed_options:
+                values[record.method.name, name].add(str(value))
     return {key for key, found in values.items() if len(found) > 1}
 
 
@@ -237,10 +238,10 @@ def check_columns(names: Sequence[str]) -> None:
 
 
 def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) -> str:
-    """Return the options that differ from the method's defaults when it ran, or from other records, as text.
+    """Return the options that differ from the method's defaults when it ran, as text.
 
     Args:
-        varied: pairs of a method and an option of which records with other values are shown beside this one.
+        varied: pairs of a method and an option to be named, too, since the default was another when records beside this one ran.
     """
     method = record.method
     shown = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ from clbench.reports.plots.style import (
 
 CELL, SMALL_CELL, LINE = 0.42, 0.25, 0.3  # inches: of a cell, of one among many, and of a line of a table
 MANY = 8  # tasks from which two tables stand one below the other, and the cells of several matrices are small
+LABEL = 2.2  # inches after which the name of a point is broken
 PANEL = 1.35  # inches: the least width of a panel of curves, and its height
 
 
@@ -162,14 +164,17 @@ def fusions(series: Sequence[Series]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("fusions in the run")
     axes.set_ylabel("OP (%)")
-    draw_points(figure, axes, found, short_labels(series), range(len(series)))
+    labels = [wrapped(label, LABEL) for label in short_labels(series)]
+    draw_points(axes, found, range(len(series)))
+    label_points(axes, found, labels, range(len(series)), figure.get_figheight() - 0.8)
+    note_whiskers(figure, found)
     return figure
 
 
 def tradeoff(series: Sequence[Series]) -> Figure:
-    """Draw how well tasks are learned against how much is forgotten: a point a series, a colour a group where there are several.
+    """Draw how well tasks are learned against how much is forgotten: a panel a group, in it a point a series.
 
-    Across is BWT; up is the mean score on a task once it was learned.
+    Across is BWT; up is the mean score on a task once it was learned. A series of the same label has the same colour everywhere.
 
     Raises:
         ClbenchError: no run forgets, as where each learns all tasks at once.
@@ -177,35 +182,59 @@ def tradeoff(series: Sequence[Series]) -> Figure:
     series = [one for one in series if all(record.metrics.bwt is not None for record in one.records)]
     if not series:
         raise ClbenchError("no run has a BWT; this plot is of runs that learn one task after another")
-    groups = list(dict.fromkeys(one.group for one in series))
-    series = sorted(series, key=lambda one: groups.index(one.group))
-    labels = [label for group in groups for label in short_labels([one for one in series if one.group == group])]
-    shades = [groups.index(one.group) if len(groups) > 1 else number for number, one in enumerate(series)]
-    found = to_numbers([forgotten_and_learned(one) for one in series])
-    figure = new_figure(7.0, max(4.0, 0.16 * len(series) + 1.6))
-    axes = figure.subplots()
-    axes.set_xlabel("BWT (%): less is forgotten to the right")
-    axes.set_ylabel("score once learned (%)")
-    draw_points(figure, axes, found, labels, shades)
-    if len(groups) > 1:
-        told = [group.split(", ") for group in groups]
-        for number, parts in enumerate(told):
-            own = [part for part in parts if not all(part in other for other in told)]
-            axes.plot([], [], "o", color=colour(number), label=", ".join(own))
-        axes.legend(loc="best", fontsize=SMALL)
+    names = list(dict.fromkeys(one.label for one in series))
+    titles = sorted({one.group for one in series}, key=by_numbers)
+    groups = {group: [one for one in series if one.group == group] for group in titles}
+    height = max(2.6, 0.25 * max(map(len, groups.values())))
+    rows, columns = grid_shape(len(groups), 2)
+    width = 4.8 if columns == 1 else 3.4
+    figure = new_figure(columns * (width + LABEL), rows * (height + 0.4) + 0.4)
+    panels = panels_of(figure, len(groups), 2, sharex=True, sharey=True)
+    found = {group: to_numbers([forgotten_and_learned(one) for one in own]) for group, own in groups.items()}
+    shades = {group: [names.index(one.label) for one in own] for group, own in groups.items()}
+    for axes, group in zip(panels, groups, strict=True):
+        draw_points(axes, found[group], shades[group])
+        axes.set_title(wrapped(differing(group, titles), width))
+    for axes, (group, own) in zip(panels, groups.items(), strict=True):  # the panels' common range is known now
+        labels = [wrapped(label, LABEL) for label in short_labels(own)]
+        label_points(axes, found[group], labels, shades[group], height)
+    for axes in panels[-columns:]:
+        axes.set_xlabel("BWT (%): less is forgotten to the right")
+    for axes in panels[::columns]:
+        axes.set_ylabel("score once learned (%)")
+    note_whiskers(figure, np.concatenate(list(found.values())))
     return figure
 
 
-def draw_points(figure: Figure, axes: Axes, found: NUMBERS, labels: Sequence[str], shades: Sequence[int]) -> None:
-    """Draw a point a row of `found` (x, y, the deviation of y, that of x; nan: none), and name it at the right."""
-    for shade, row in zip(shades, found, strict=True):
-        x, y, *errors = row
+def differing(group: str, groups: Sequence[str]) -> str:
+    """Return the parts of a group's title that not all groups have: 'lr 0.001' of recipes that differ in it."""
+    told = [other.split(", ") for other in groups]
+    return ", ".join(part for part in group.split(", ") if not all(part in other for other in told))
+
+
+def by_numbers(text: str) -> list[str | float]:
+    """Return what sorts a text by the numbers in it: '2 ep' before '10 ep'."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [float(part) if number % 2 else part for number, part in enumerate(parts)]
+
+
+def draw_points(axes: Axes, found: NUMBERS, shades: Sequence[int]) -> None:
+    """Draw a point a row of `found`: x, y, the deviation of y, that of x (nan: none)."""
+    for shade, (x, y, *errors) in zip(shades, found, strict=True):
         high, wide = (None if np.isnan(error) else error for error in errors)
         axes.errorbar(x, y, high, wide, color=colour(shade), elinewidth=1, capsize=2, fmt="o", markersize=7)
     axes.grid()
     axes.margins(0.08, 0.12)
+
+
+def label_points(axes: Axes, found: NUMBERS, labels: Sequence[str], shades: Sequence[int], height: float) -> None:
+    """Name the points of a panel at its right; its range must not change after that."""
     ends = [End(row[0], row[1], label, colour(shade)) for row, label, shade in zip(found, labels, shades, strict=True)]
-    label_ends(axes, ends, figure.get_figheight() - 0.8)
+    label_ends(axes, ends, height)
+
+
+def note_whiskers(figure: Figure, found: NUMBERS) -> None:
+    """Say below a picture of points what their whiskers are, where there are any."""
     note(figure, "" if np.isnan(found[:, 2:]).all() else "whiskers: ± standard deviation over runs")
 
 

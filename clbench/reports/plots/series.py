@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from clbench.errors import ClbenchError
@@ -110,18 +111,21 @@ def seeds_text(series: Sequence[Series]) -> str:
 
 
 def short_labels(series: Sequence[Series]) -> list[str]:
-    """Return labels as short as tells the series apart: the method alone, or with the first options that differ."""
+    """Return labels as short as tells the series apart: the method alone, or with the fewest options that no other one has."""
     labels = [titled(one, series) for one in series]
-    for number, one in enumerate(series):
-        name = one.label.partition(" (")[0]
-        rivals = [other for other in series if other is not one and other.label.partition(" (")[0] == name]
-        parts = one.label.removeprefix(f"{name} (").removesuffix(")").split(", ")
-        for count in range(len(parts)):
-            told = ", ".join(parts[:count])
-            if not any(told in other.label for other in rivals):
-                labels[number] = f"{name} ({told})" if told else name
-                break
+    named = [_name_and_options(one.label) for one in series]
+    for number, (name, options) in enumerate(named):
+        rivals = [set(others) for other, (of, others) in enumerate(named) if of == name and other != number]
+        some = (told for count in range(len(options) + 1) for told in combinations(options, count))
+        fewest = next((told for told in some if not any(other.issuperset(told) for other in rivals)), None)
+        if fewest is not None:
+            labels[number] = f"{name} ({', '.join(fewest)})" if fewest else name
     return labels
+
+
+def _name_and_options(label: str) -> tuple[str, list[str]]:
+    name, _, options = label.partition(" (")
+    return name, options.removesuffix(")").split(", ") if options else []
 
 
 def titled(one: Series, series: Sequence[Series]) -> str:

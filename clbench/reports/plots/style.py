@@ -96,7 +96,8 @@ def label_ends(axes: Axes, ends: Sequence[End], height: float) -> None:
     """
     low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end.y)
-    places = spread_out([end.y for end in ordered], SMALL_LINE / height * (high - low), low, high)
+    lines = max((end.label.count("\n") + 1 for end in ends), default=1)
+    places = spread_out([end.y for end in ordered], lines * SMALL_LINE / height * (high - low), low, high)
     for end, place in zip(ordered, places, strict=True):
         axes.annotate(
             end.label, (end.x, end.y), (1.07, place), xycoords="data", textcoords=axes.get_yaxis_transform(),
