@@ -130,11 +130,11 @@ class StudyFiles(RunFiles):
         return self.folder / f"{self.name}.sqlite3"
 
     def are_complete(self, with_adapter: bool, with_maps: bool) -> bool:
-        """Return whether the tuned preset has the study with as many trials."""
+        """Return whether the tuned preset has the study with just as many trials: fewer are the first ones of those made."""
         if not self.output.exists():
             return False
         found = (one for one in read_tuned(self.output) if one.study == self.name)
-        return any(one.budget.trials >= self.trials for one in found)
+        return any(one.budget.trials == self.trials for one in found)
 
 
 def open_study(spec: StudySpec, opener: RunOpener) -> StudyFiles:

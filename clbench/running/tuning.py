@@ -102,15 +102,20 @@ class Study:
     @property
     def is_open(self) -> bool:
         """Whether a trial is missing, or not finished."""
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self._trials
         return len(trials) < self.spec.trials or not all(trial.state.is_finished() for trial in trials)
+
+    @property
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials that count: of a study that has more than are asked for, the first ones."""
+        return self._study.get_trials(deepcopy=False)[: self.spec.trials]
 
     def take_up(self) -> optuna.Trial | None:
         """Return a trial to make: one that nobody makes any more, or the next one; none where others make what is left."""
         import optuna
 
         with self._lock():
-            trials = self._study.get_trials(deepcopy=False)
+            trials = self._trials
             for frozen in trials:
                 if frozen.state == optuna.trial.TrialState.WAITING:  # a kill came before it was asked for
                     return self._draw(self._study.ask())
@@ -225,7 +230,7 @@ class Study:
         Raises:
             ClbenchError: every trial failed.
         """
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self._trials
         history = tuple(_in_history(trial) for trial in trials)
         complete = [one for one in history if one.state == "complete"]
         if not complete:
@@ -269,8 +274,10 @@ class Study:
 
         try:
             with warnings.catch_warnings(action="ignore"):
+                study = optuna.create_study(direction="maximize")
+                study.add_trials(self._trials)
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-                found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+                found = optuna.importance.get_param_importances(study, evaluator=evaluator)
         except (RuntimeError, ValueError):
             return {}
         return {name: round(float(value), 4) for name, value in found.items()}

@@ -135,6 +135,21 @@ def test_the_best_is_kept_and_is_a_preset(tmp_path):
         make_spec(PLUGINS.method("rkif"), {}, {}, spec.output)
 
 
+def test_fewer_trials_than_were_made_are_the_first_ones(tmp_path):
+    spec = study(output=str(tmp_path / "tuned.toml"), trials=3)
+    tune(spec, Maker(tmp_path, [10, 20, 30]))
+    few = replace(spec, trials=2)
+    assert not open_study(few, RunOpener(PLUGINS, tmp_path)).are_complete(False, False)
+    maker = Maker(tmp_path)
+    tune(few, maker)
+    assert not maker.made
+    found = entry(few)
+    assert (found.score, found.budget.trials, found.budget.steps, len(found.history)) == (20, 2, 10, 2)
+    assert found.note == "2 trials on sst-2,agnews"
+    tune(spec, maker)
+    assert (entry(spec).score, maker.made) == (30, [])
+
+
 def test_options_that_are_given_make_a_study_of_their_own(tmp_path):
     output = str(tmp_path / "tuned.toml")
     for fixed in ({"base": "lorareplay"}, {"base": "seqlora"}):
