@@ -8,6 +8,7 @@ from typing import Any
 from clbench.data.tasks import HubData, Stream, TaskSpec
 
 SUPERNI_TAIL = "\nOutput: "
+EXACT_IN_MIXED = "195"  # the number of the task that is not built in, and yet in Recurrent-KIF's list of exact matches
 SUPERNI_ANSWER = 128  # tokens of an answer, of the tasks that are not built in
 LONGEST_LABEL = 32  # tokens that hold every label of the Long Sequence tasks, one byte a token included
 

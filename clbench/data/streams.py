@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clbench.data.catalogue import SUPERNI_ANSWER, SUPERNI_TAIL, known_streams, task_specs
+from clbench.data.catalogue import EXACT_IN_MIXED, SUPERNI_ANSWER, SUPERNI_TAIL, known_streams, task_specs
 from clbench.data.own_streams import read_stream
 from clbench.data.tasks import Stream, TaskSpec, name_passes
 from clbench.errors import ClbenchError, unknown
@@ -91,7 +91,11 @@ def _stream_of(name: str, chosen: Sequence[TaskSpec]) -> Stream:
 def _superni_spec(number: str) -> TaskSpec:
     """Return a task of SuperNI; one that is not built in is known by its file, which has its definition."""
     known = next((spec for name, spec in task_specs().items() if name.startswith(f"task{number}_")), None)
-    return known or TaskSpec(f"task{number}", 1, "", (), "rouge_l_ascii", SUPERNI_TAIL, max_answer=SUPERNI_ANSWER)
+    mixed = "exact_match" if number == EXACT_IN_MIXED else None
+    task = TaskSpec(
+        f"task{number}", 1, "", (), "rouge_l_ascii", SUPERNI_TAIL, max_answer=SUPERNI_ANSWER, metric_mixed=mixed
+    )
+    return known or task
 
 
 def _find_tasks(names: Sequence[str]) -> tuple[str, ...]:

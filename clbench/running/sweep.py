@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from clbench.errors import ClbenchWarning
 from clbench.records.files import RunFiles
 from clbench.records.heartbeat import read_beat
 from clbench.running.opening import RunOpener
+from clbench.running.remarks import on_memory
 from clbench.running.worker import Outcome, Setup, note_failure
 from clbench.spec import RunSpec
 
@@ -48,12 +51,18 @@ class SweepRun:
 
 
 def open_runs(specs: Sequence[RunSpec], opener: RunOpener) -> list[SweepRun]:
-    """Return the runs with their files.
+    """Return the runs with their files; a memory that will keep nothing is warned of.
 
     Raises:
         ClbenchError: data, backbone or an option of one of them is not to be had.
     """
-    return [SweepRun(spec, opener.open(spec).files) for spec in specs]
+    runs = []
+    for spec in specs:
+        opened = opener.open(spec)
+        runs.append(SweepRun(spec, opened.files))
+        for remark in on_memory(opened.method, opened.spec.options, opened.tasks):
+            warnings.warn(f"{spec.method}: {remark.note}", ClbenchWarning, stacklevel=2)
+    return runs
 
 
 class Watcher(Protocol):

@@ -91,6 +91,8 @@ def test_superni_by_numbers(tmp_path):
     stream = find_stream("superni:363,1234")
     assert stream.tasks == ("task363_sst2_polarity_classification", "task1234")
     assert stream.family == "superni"
+    mixed = {one: find_stream(f"superni:{one}").specs[0].metric_mixed for one in ("363", "875", "195", "1687", "1234")}
+    assert mixed == {"363": "exact_match", "875": "exact_match", "195": "exact_match", "1687": None, "1234": None}
     instances = [{"id": str(i), "input": f"in {i}", "output": ["out"]} for i in range(4)]
     folder = tmp_path / "task1234_of_another_kind"
     folder.mkdir()

@@ -28,6 +28,8 @@ def test_an_empty_memory_is_said_everywhere(clbench, tiny_run, tmp_path):
     assert record.marks[0] == "empty memory"
     assert record.notes[0] == NOTE
     assert "empty memory" in clbench("leaderboard", "--format", "csv").output
+    grid = ["sweep", *tiny_run[1:], "--method", "lorareplay,seqlora", "--stream", "sst-2,agnews", "--dry-run"]
+    assert " ".join(clbench(*grid).output.split()).count(f"warning: lorareplay: {NOTE}") == 1
     full = clbench(*words, "--set", "memory_ratio=0.2")
     assert full.exit_code == 0
     assert "is less than one" not in full.output
