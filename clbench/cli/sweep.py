@@ -185,12 +185,14 @@ def _show_plan(console: Terminal, runs: Sequence[SweepRun], is_done: Any, style:
     if style == "json":
         say(json_text(values))
         return
+    from clbench.reports.leaderboard import options_text
+
     table = Table("Method", "Stream", "Seeds", "Runs", "Done", "Differs in", title="Dry run", title_justify="left")
     varying = _varying(runs)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for number, run in enumerate(runs):
         shown = {**run.spec.recorded_settings, **run.spec.options}
-        differs = ", ".join(f"{name}={shown[name]}" for name in varying if name in shown)
+        differs = options_text({name: shown[name] for name in varying if name in shown})
         groups.setdefault((run.spec.method, run.spec.stream, differs), []).append(number)
     for (method, stream, differs), numbers in groups.items():
         seeds = ", ".join(str(runs[number].spec.seed) for number in numbers)

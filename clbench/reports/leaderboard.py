@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from clbench.errors import ClbenchError, unknown
+from clbench.options import format_value
 from clbench.records.files import slug
 from clbench.records.record import Record, default_settings
 from clbench.records.summary import COSTS, measure_of
@@ -262,8 +263,8 @@ def rounded(value: Any) -> Any:
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """Return options as text: 'base=lorareplay, frozen=0.2'."""
-    return ", ".join(f"{name}={value}" for name, value in options.items())
+    """Return options as text, values as on the command line: 'base=lorareplay, frozen=none'."""
+    return ", ".join(f"{name}={format_value(value)}" for name, value in options.items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
@@ -283,7 +284,7 @@ def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:
     parts += [
         f"{name}={value}" for name, value in WORTH_A_WORD.items() if setting(name) == value and name not in varied
     ]
-    return ", ".join(parts + [f"{name}={_setting(record, name)}" for name in varied])
+    return ", ".join(parts + [options_text({name: _setting(record, name)}) for name in varied])
 
 
 def learning_rate(record: Record) -> float:

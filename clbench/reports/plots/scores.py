@@ -164,7 +164,7 @@ def fusions(series: Sequence[Series]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("fusions in the run")
     axes.set_ylabel("OP (%)")
-    labels = [wrapped(label, LABEL) for label in short_labels(series)]
+    labels = point_labels(series)
     draw_points(axes, found, range(len(series)))
     label_points(axes, found, labels, range(len(series)), figure.get_figheight() - 0.8)
     note_whiskers(figure, found)
@@ -196,8 +196,7 @@ def tradeoff(series: Sequence[Series]) -> Figure:
         draw_points(axes, found[group], shades[group])
         axes.set_title(wrapped(differing(group, titles), width))
     for axes, (group, own) in zip(panels, groups.items(), strict=True):  # the panels' common range is known now
-        labels = [wrapped(label, LABEL) for label in short_labels(own)]
-        label_points(axes, found[group], labels, shades[group], height)
+        label_points(axes, found[group], point_labels(own), shades[group], height)
     for axes in panels[-columns:]:
         axes.set_xlabel("BWT (%): less is forgotten to the right")
     for axes in panels[::columns]:
@@ -225,6 +224,17 @@ def draw_points(axes: Axes, found: NUMBERS, shades: Sequence[int]) -> None:
         axes.errorbar(x, y, high, wide, color=colour(shade), elinewidth=1, capsize=2, fmt="o", markersize=7)
     axes.grid()
     axes.margins(0.08, 0.12)
+
+
+def point_labels(series: Sequence[Series]) -> list[str]:
+    """Return the labels of points: whole in a line, or with what tells them from the method's others ('...': there is more)."""
+    labels = []
+    for one, short in zip(series, short_labels(series), strict=True):
+        label = titled(one, series)
+        if "\n" in wrapped(label, LABEL) and short != label:
+            label = f"{short.removesuffix(')')}, ...)" if short.endswith(")") else short
+        labels.append(wrapped(label, LABEL))
+    return labels
 
 
 def label_points(axes: Axes, found: NUMBERS, labels: Sequence[str], shades: Sequence[int], height: float) -> None:

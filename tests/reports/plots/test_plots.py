@@ -302,11 +302,14 @@ def test_what_is_learned_stands_against_what_is_forgotten():
     points = [[(tuple(c[0].get_xydata()[0]), c[0].get_color()) for c in axes.containers] for axes in panels]
     assert points == [[((-20, 50), COLOURS[0])], [((-10, 50), COLOURS[0]), ((-20, 50), COLOURS[1])]]
     assert [[text.get_text() for text in axes.texts] for axes in panels] == [["a"], ["a", "b"]]
+    series = [Series(label, runs) for label in ("a", "a (b=1, c=2)", f"a (d=3, {'e=4, ' * 20}f=5)")]
+    (axes,) = draw("tradeoff", series).axes
+    assert {text.get_text() for text in axes.texts} == {"a", "a (b=1, c=2)", "a (d=3, ...)"}
     (axes,) = draw("tradeoff", [Series("a " + "long " * 40, runs)]).axes  # no warning that nothing is left of the panel
     assert "\n" in axes.texts[0].get_text()
     assert axes.get_title() == ""
     with pytest.raises(ClbenchError, match="no run has a BWT"):
-        draw("tradeoff", series[:1])
+        draw("tradeoff", [Series("mtl", [at_once])])
 
 
 def test_a_title_names_stream_backbone_and_seeds():
