@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from clbench.errors import ClbenchError
-from clbench.reports.plots.style import CHARACTER, new_figure, style
+from clbench.reports.plots.style import CHARACTER, SMALL, new_figure, style
 from clbench.tuned import Trial, Tuned
 
 LOOKS: dict[str, dict[str, Any]] = {  # of a trial, by how it ended
@@ -36,7 +36,8 @@ def draw_trials(found: Sequence[Tuned]) -> Figure:
         for (left, right), one in zip(panels, found, strict=True):
             _draw_scores(left, one)
             _draw_importance(right, one)
-        panels[0][0].legend(frameon=False, fontsize=7, loc="lower right")
+        looks = panels[0][0].get_legend_handles_labels()
+        figure.legend(*looks, loc="outside lower center", ncols=len(LOOKS) + 1, frameon=False, fontsize=SMALL)
         panels[-1][0].set_xlabel("trial")
         panels[-1][1].set_xlabel("importance (share of the differences in score)")
     return figure
