@@ -64,6 +64,24 @@ def test_the_suites_around_the_headline_number_run_its_smoothing():
             assert spec.options["outer_smoothing"] == (0.55 if row.label == "- DIE" else 0.85)  # no effect there
 
 
+@pytest.mark.parametrize("name", ["figure3", "figure9", "table9"])
+def test_the_suites_of_several_backbones_name_those_of_the_paper_s_presets(name):
+    """LLaMA-2 is the chat model, as the release has it: on the base model the preset would not apply."""
+    columns = [column for column in read_suite(name).columns if "paper" in column.scales]
+    assert {column.key: column.settings["backbone"] for column in columns} == {
+        "T5-large": "google-t5/t5-large",
+        "FlanT5-XL": "google/flan-t5-xl",
+        "LLaMA2-7B": "meta-llama/Llama-2-7b-chat-hf",
+        "LLaMA2-13B": "meta-llama/Llama-2-13b-chat-hf",
+    }
+
+
+def test_superni_is_scored_as_the_paper_scores_it():
+    """By accuracy on tasks 363 and 875, by Rouge-L on the others."""
+    [column] = read_suite("table3").columns
+    assert column.settings["superni_metric"] == "mixed"
+
+
 def test_the_suites_tables_have_the_cells_of_the_ledger():
     """Every published number of a table has its cell, and that cell asks for the options that the ledger names."""
     ledger, opener = read_ledger(), RunOpener(find_plugins(), Path("none"))
