@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clbench.discovery import find_plugins
 from clbench.records.files import read_record
 from clbench.tuned import read_tuned
 
@@ -53,6 +54,20 @@ def test_from_trials_to_a_record_that_says_so(clbench, tiny_run) -> None:
     shown = clbench("methods", "ewc", "--preset", "results/tuning/tuned.toml")
     assert shown.exit_code == 2  # decay was given
     assert "only with decay=0.9" in shown.stderr
+
+
+def test_all_is_a_study_of_every_method(clbench) -> None:
+    plan = clbench("tune", "--all", "--stream", "sst-2", "--dry-run")
+    assert plan.exit_code == 0, plan.output
+    assert [line.split()[0] for line in plan.stdout.splitlines()[2:]] == list(find_plugins().methods)
+
+
+def test_workers_share_the_studies(clbench, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr("clbench.running.many.make_runs", lambda console, runs, *more: made.extend(runs))
+    result = clbench("tune", "--method", "ewc,l2p", "--stream", "sst-2", "--jobs", 5)
+    assert result.exit_code == 0, result.output
+    assert [(run.spec.method, run.spec.share) for run in made] == [("ewc", 0), ("ewc", 1), ("l2p", 0), ("l2p", 1)]
 
 
 @pytest.mark.parametrize(
