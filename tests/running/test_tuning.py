@@ -1,5 +1,6 @@
 """Tuning: the space that a method declares, the same number of trials whatever is killed, and what is written of it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ from clbench.errors import ClbenchError, RunHeldError
 from clbench.learning.divergence import NotFiniteError
 from clbench.running.opening import RunOpener
 from clbench.running.study import StudySpec, open_study, search_space
-from clbench.running.tuning import tune
+from clbench.running.tuning import Study, tune
 from clbench.running.watchers.pruning import PrunedError, reached
 from clbench.settings import Settings
 from clbench.spec import make_spec
 from clbench.tuned import read_tuned
 from tests.records.examples import record
+from tests.records.test_heartbeat import ended_process, leave
 
 pytest.importorskip("optuna")
 PLUGINS = find_plugins()
@@ -170,6 +172,24 @@ def test_a_trial_below_the_median_is_ended_after_its_task_and_counts(tmp_path):
     assert entry(spec).score == 70.0
 
 
+def test_a_search_learns_from_the_scores_so_far(tmp_path, monkeypatch):
+    """Two studies that draw alike, as long as they draw at random; then the one follows another best trial."""
+    monkeypatch.setattr("clbench.running.tuning.RANDOM", 2)
+    made = {}
+    for folder, scores in (("up", [30.0, 50.0]), ("down", [50.0, 30.0])):
+        maker = Maker(tmp_path / folder, scores)
+        tune(study("seqlora", output=str(tmp_path / "tuned.toml"), trials=3), maker)
+        made[folder] = maker.made
+    assert made["up"][:2] == made["down"][:2]
+    assert made["up"][2] != made["down"][2]
+
+
+def test_what_was_forgotten_counts_where_the_objective_says_so(tmp_path):
+    spec = study(output=str(tmp_path / "tuned.toml"), objective="op+bwt", trials=1)
+    tune(spec, Maker(tmp_path, [30.0]))
+    assert entry(spec).score == 25.0  # the record's BWT is -5
+
+
 def test_numbers_that_are_not_finite_are_a_trial_and_another_error_is_not(tmp_path):
     spec = study(output=str(tmp_path / "tuned.toml"))
     broken = ClbenchError("method 'ewc' failed on task 'sst-2': the loss is not finite")
@@ -199,6 +219,18 @@ def test_a_process_that_another_one_overtakes_ends_with_it(tmp_path):
     tune(spec, slow)
     assert len(slow.made) == 1
     assert len(entry(spec).history) == 4
+
+
+def test_a_trial_that_a_living_process_makes_is_left_to_it(tmp_path):
+    spec, maker = study(trials=1, seeds=(11, 12)), Maker(tmp_path)
+    trials = Study(spec, maker, open_study(spec, maker.opener))
+    first = trials.take_up()
+    files = maker.opener.open(spec.run(spec.options, 12)).files  # of the first trial, which has the defaults
+    leave(files, os.getppid())
+    assert trials.take_up() is None
+    assert trials.is_open
+    leave(files, ended_process())
+    assert trials.take_up().number == first.number
 
 
 def test_another_space_stream_or_seed_is_another_study(tmp_path):
