@@ -31,7 +31,7 @@ def unknown(kind: str, name: object, known: Iterable[object], listing: str = "")
         listing: the command that lists them all.
     """
     names = [str(item) for item in known]
-    near = nearest(str(name), names)
+    near = [] if str(name) in names else nearest(str(name), names)  # "did you mean" what was asked for helps nobody
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     if len(names) <= MANY:
         listed = f"known: {', '.join(names) or 'none'}"

@@ -82,14 +82,14 @@ def _check_reachable(name: str) -> None:
 
 
 def _hint(name: str) -> str:
-    """Return what backbone may be meant, of those of the presets and those in the hub's cache."""
+    """Return what backbone may be meant, of those of the presets and those in the hub's cache; nothing if it is one of them."""
     from huggingface_hub import constants
 
     cached = [path.name[8:].replace("--", "/") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
     known = [*(str(one["backbone"]) for one in load_presets().values() if "backbone" in one), *cached]
     by_end = {one.rpartition("/")[2]: one for one in known}
     near = nearest(name, known) or [by_end[end] for end in nearest(name.rpartition("/")[2], by_end)]
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{near[0]}'?" if near and name not in known else ""
 
 
 def backbone_digest(name: str) -> str:

@@ -166,6 +166,12 @@ def test_a_backbone_that_cannot_be_reached_is_asked_for_once(monkeypatch, networ
     ):
         load_backbone("t5-lrge", "cpu")
     assert asked == [backbone_files.PATIENCE]
+    with pytest.raises(ClbenchError, match=r"^no backbone 'google-t5/t5-large' \(not 'mini', no local folder"):
+        load_backbone("google-t5/t5-large", "cpu")
+
+
+def test_what_was_asked_for_is_not_suggested():
+    assert str(unknown("format", "none", ["none", "nine"])) == "no format 'none' (known: none, nine)"
 
 
 def test_an_error_of_a_plugin_names_file_and_line_and_shows_its_traceback_on_request(clbench, tmp_path, tiny_run):
