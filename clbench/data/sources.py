@@ -227,11 +227,7 @@ def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
     Raises:
         ClbenchError: an answer is not in the task's label set, or no row is left.
     """
-    kept = [
-        replace(row, answers=tuple(answer for answer in row.answers if not is_empty(answer)))
-        for row in rows
-        if not is_blank(spec, row)
-    ]
+    kept = [_with_answers(row) for row in rows if not is_blank(spec, row)]
     for row in kept:
         for answer in row.answers:
             if spec.labels and answer not in spec.labels:
@@ -240,6 +236,11 @@ def usable_rows(spec: TaskSpec, rows: Sequence[Row]) -> list[Row]:
         place = rows[0].place if rows else f"task '{spec.name}'"
         raise ClbenchError(f"{place}: no row has both a question and an answer")
     return kept
+
+
+def _with_answers(row: Row) -> Row:
+    answers = tuple(answer for answer in row.answers if not is_empty(answer))
+    return row if answers == row.answers else replace(row, answers=answers)
 
 
 def choose_per_class(spec: TaskSpec, rows: Sequence[Row], limit: int, seed: int) -> list[Row]:

@@ -31,7 +31,7 @@ def _seen(letter: str) -> str:
 
 def is_empty(text: str) -> bool:
     """Return whether a reader sees nothing: an empty text is no answer anywhere."""
-    return not as_seen(text)
+    return not any(_seen(letter).strip() for letter in text)
 
 
 def without_case(text: str) -> str:

@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from clbench.discovery import Method, Plugins, imported_names, new_manager
 from clbench.records.record import Digests
 from clbench.spec import PROTOCOL_VERSION, RunSpec
 
+KEPT = 256  # sources whose imports are kept
 ACTING_HOOKS = ("run_stream", "attach", "evaluate")  # by which a plugin takes over a part of every run
 
 
@@ -93,9 +94,14 @@ def source_files(module: ModuleType) -> set[Path]:
     return found
 
 
+@lru_cache(KEPT)
+def _imports(source: bytes, package: str) -> frozenset[str]:
+    return frozenset(imported_names(ast.parse(source), package))
+
+
 def _imported_files(path: Path, folder: Path, package: str) -> Iterator[Path]:
     """Yield the files in a folder that a module imports; a package in it as a whole."""
-    for name in imported_names(ast.parse(path.read_bytes()), package):
+    for name in _imports(path.read_bytes(), package):
         if package and not name.startswith(f"{package}."):
             continue
         first = name.removeprefix(f"{package}.").split(".")[0]

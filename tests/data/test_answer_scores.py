@@ -59,6 +59,11 @@ def test_the_exact_matches_overlook_more_and_more(one, other):
         assert exact_match(one, f" {one.lower()}!") == 100
 
 
+@given(st.text(st.sampled_from("a \t\x1c\xa0\u2000\u2028\u200b\u200d\u00ad\u0301\u3000"), max_size=4))
+def test_a_text_is_empty_where_nothing_is_seen(text):
+    assert is_empty(text) == (as_seen(text) == "")
+
+
 @given(st.text(st.characters(codec="ascii"), max_size=30), st.text(st.characters(codec="ascii"), max_size=30))
 def test_on_ascii_all_is_as_in_the_papers(one, other):
     """Version 2 of the protocol, but for what is empty after normalisation."""
