@@ -29,7 +29,7 @@ from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
-    from clbench.reports.reproduce import PlannedCell, PlannedRun
+    from clbench.reports.reproduce import PlannedCell
     from clbench.reports.suites import Scale, Suite
     from clbench.running.opening import RunOpener
     from clbench.running.sweep import SweepRun
@@ -71,7 +71,7 @@ def reproduce(
     SUITE is table1 ... table10, figure3 ... figure9, or a TOML file like those in suites/; without one, list them.
     """
     from clbench.reports.published import read_ledger
-    from clbench.reports.reproduce import missing_runs, plan_sheet, suite_sheet, suite_values
+    from clbench.reports.reproduce import check_planned, missing_runs, plan_sheet, suite_sheet, suite_values
     from clbench.reports.suites import read_scales, read_suite, suite_names
 
     console = Terminal()
@@ -92,7 +92,9 @@ def reproduce(
     if dry_run:
         sheet, values = plan_sheet(suite, scale, cells)
         show_sheet(console, sheet, values, style)
-        _say_cost(console, missing, style)
+    check_planned(cells)
+    if dry_run:
+        _say_cost(console, cells, style)
         return
     failures: Mapping[SweepRun, str] = {}
     if missing:
@@ -100,7 +102,7 @@ def reproduce(
         from clbench.running.sweep import SweepRun
         from clbench.running.worker import Setup
 
-        _say_cost(console, missing, style)
+        _say_cost(console, cells, style)
         log_maps = any(run.log_maps for run in missing)
         setup = Setup(str(results), tuple(str(path) for path in plugins), log_maps=log_maps, logs=logs)
         runs = [SweepRun(run.spec, run.files) for run in missing[:most]]
@@ -149,14 +151,17 @@ def _readable(folder: Path) -> list[Record]:
     return found
 
 
-def _say_cost(console: Terminal, missing: list[PlannedRun], style: str) -> None:
-    from clbench.reports.reproduce import duration_text
+def _say_cost(console: Terminal, cells: list[PlannedCell], style: str) -> None:
+    from clbench.reports.reproduce import duration_text, missing_runs
 
-    if style == "table":
-        cost = duration_text([run.seconds for run in missing])
-        verb = "is" if len(missing) == 1 else "are"
-        text = f"{counted(len(missing), 'run')} {verb} missing: {cost}" if missing else "nothing is missing"
-        console.print(text)
+    missing = missing_runs(cells)
+    if style != "table":
+        return
+    if missing:
+        cost, verb = duration_text([run.seconds for run in missing]), "is" if len(missing) == 1 else "are"
+        console.print(f"{counted(len(missing), 'run')} {verb} missing: {cost}")
+    elif any(cell.runs for cell in cells):
+        console.print("nothing else is missing" if any(cell.why_not for cell in cells) else "nothing is missing")
 
 
 def _draw_suite(console: Terminal, suite: Suite, cells: list[PlannedCell], file: Path) -> None:

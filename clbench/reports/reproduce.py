@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field
+from itertools import chain, product
 from typing import Any, Protocol
 
 from clbench.data.catalogue import known_streams
 from clbench.data.tasks import Task
-from clbench.discovery import Plugins
+from clbench.discovery import PRINTED, Plugins
 from clbench.errors import ClbenchError
 from clbench.grid import Grid, MethodAxes
+from clbench.names import match
 from clbench.records.files import RunFiles, readable_records, slug
 from clbench.records.metrics import cells_to_evaluate
 from clbench.records.record import Record
@@ -75,12 +76,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell of the table: its runs, or why there are none."""
+    """One cell of the table: its runs, or why there are none; `is_fault`: it is an error, and could be put right."""
 
     row: Line
     column: Column
     runs: Sequence[PlannedRun] = ()
     why_not: str = ""
+    is_fault: bool = False
 
     @property
     def records(self) -> list[Record]:
@@ -98,6 +100,8 @@ def plan_suite(
 ) -> list[PlannedCell]:
     """Return the cells of a suite with their runs; methods, options and streams that are not to be had are a reason, no error.
 
+    Runs on the same data are opened one after another, whichever cells they are of: an opener keeps few data.
+
     Args:
         given: settings of the user, which win over the suite's.
         seeds: the seeds to run; none: as many as the scale says.
@@ -110,38 +114,69 @@ def plan_suite(
         raise ClbenchError(f"--scale {scale.name} needs --data FOLDER")
     resolve_settings(given)  # what the user gives must be right; what a suite asks for may not fit
     estimate = cost_estimator(known)
-    cells = []
-    for row, column in product(suite.rows, suite.columns):
-        if scale.name not in column.scales:
-            cells.append(PlannedCell(row, column, why_not=f"not at --scale {scale.name}"))
-            continue
+    drafts = [
+        _Draft(row, column, _lack(row, column, scale, opener.plugins))
+        for row, column in product(suite.rows, suite.columns)
+    ]
+    on_data: dict[tuple[str, int], list[tuple[_Draft, RunSpec]]] = defaultdict(list)
+    for draft in drafts:
+        for spec in draft.specs(scale, given, seeds or range(1, scale.seeds + 1), opener.plugins):
+            on_data[spec.stream, spec.seed].append((draft, spec))
+    for draft, spec in chain(*on_data.values()):
+        draft.open(spec, opener, estimate, suite.draw in DRAWS_MAPS)
+    return [draft.cell() for draft in drafts]
+
+
+@dataclass
+class _Draft:
+    """A cell while it is planned; its first fault ends that."""
+
+    row: Line
+    column: Column
+    lack: str
+    fault: str = ""
+    runs: list[PlannedRun] = field(default_factory=list)
+
+    def specs(self, scale: Scale, given: Mapping[str, Any], seeds: Sequence[int], plugins: Plugins) -> list[RunSpec]:
         try:
-            grid = cell_grid(row, column, scale, given, seeds or range(1, scale.seeds + 1))
-            specs = grid.expand(opener.plugins)
-            runs = [_planned(spec, opener.open(spec), estimate, suite.draw in DRAWS_MAPS) for spec in specs]
-            cells.append(PlannedCell(row, column, runs))
+            return [] if self.lack else cell_grid(self.row, self.column, scale, given, seeds).expand(plugins)
         except ClbenchError as error:
-            why = "not available" if row.method not in opener.plugins.methods else str(error)
-            cells.append(PlannedCell(row, column, why_not=why))
-    return cells
+            self.fault = str(error)
+            return []
+
+    def open(self, spec: RunSpec, opener: Opener, estimate: Estimator, log_maps: bool) -> None:
+        if self.fault:
+            return
+        try:
+            opened = opener.open(spec)
+        except ClbenchError as error:
+            self.fault = str(error)
+        else:
+            seconds = estimate(spec.method, spec.settings, opened.tasks)
+            self.runs.append(PlannedRun(spec, opened.files, seconds, log_maps))
+
+    def cell(self) -> PlannedCell:
+        runs = [] if self.fault else self.runs
+        return PlannedCell(self.row, self.column, runs, self.lack or self.fault, bool(self.fault))
+
+
+def _lack(row: Line, column: Column, scale: Scale, plugins: Plugins) -> str:
+    """Return what is not there for a cell, and is no fault of anybody's."""
+    if scale.name not in column.scales:
+        return f"not at --scale {scale.name}"
+    if match(row.method, plugins.methods, PRINTED) is None:
+        return "not available"
+    return "" if _streams(column.stream, scale) else f"no {column.stream} data at --scale {scale.name}"
 
 
 def cell_grid(row: Line, column: Column, scale: Scale, given: Mapping[str, Any], seeds: Sequence[int]) -> Grid:
-    """Return the runs of a cell: a grid of one method.
-
-    Raises:
-        ClbenchError: the stream is not to be had.
-    """
+    """Return the runs of a cell: a grid of one method; of none where the scale has no data of the stream's family."""
     return Grid(
         methods=[MethodAxes(row.method, options_of(row, column, scale))],
         streams=_streams(column.stream, scale),
         seeds=seeds,
         settings={**scale.settings, **column.settings, **row.settings, **given},
     )
-
-
-def _planned(spec: RunSpec, opened: Opened, estimate: Estimator, log_maps: bool) -> PlannedRun:
-    return PlannedRun(spec, opened.files, estimate(spec.method, spec.settings, opened.tasks), log_maps)
 
 
 def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
@@ -151,11 +186,7 @@ def options_of(row: Line, column: Column, scale: Scale) -> dict[str, Any]:
 
 def _streams(name: str, scale: Scale) -> list[str]:
     family = [known for known, stream in known_streams().items() if stream.family == name]
-    if not family:
-        return [name]
-    if not scale.orders.get(name):
-        raise ClbenchError(f"no {name} data at --scale {scale.name}")
-    return family[: scale.orders[name]]
+    return family[: scale.orders.get(name, 0)] if family else [name]
 
 
 def cost_estimator(records: Sequence[Record]) -> Estimator:
@@ -196,6 +227,27 @@ def missing_runs(cells: Sequence[PlannedCell]) -> list[PlannedRun]:
     return sorted(found.values(), key=lambda run: backbones.index(run.spec.settings.backbone_arguments))
 
 
+def unplanned(cells: Sequence[PlannedCell]) -> list[str]:
+    """Return a line for each reason why cells have no runs, with their number."""
+    reasons = Counter(cell.why_not for cell in cells if cell.why_not)
+    return [f"{number} of {counted(len(cells), 'cell')} cannot be planned: {why}" for why, number in reasons.items()]
+
+
+def failed_whole(cells: Sequence[PlannedCell]) -> bool:
+    """Return whether an error leaves nothing of a suite to be run."""
+    return any(cell.is_fault for cell in cells) and not any(cell.runs for cell in cells)
+
+
+def check_planned(cells: Sequence[PlannedCell]) -> None:
+    """Check that something of a suite can be run, or that it is no error if nothing can.
+
+    Raises:
+        ClbenchError: an error leaves nothing.
+    """
+    if failed_whole(cells):
+        raise ClbenchError("; ".join(unplanned(cells)))
+
+
 def duration_text(seconds: Sequence[float | None]) -> str:
     """Return the sum of estimates for people."""
     if None in seconds:
@@ -223,17 +275,21 @@ def plan_sheet(suite: Suite, scale: Scale, cells: Sequence[PlannedCell]) -> tupl
                 "why_not": cell.why_not,
             }
         )
+    faults = Counter(cell.why_not for cell in cells if cell.is_fault)
     lines = []
     for one in values:
         state = one["why_not"] or f"{one['done']} of {one['runs']} done" + (
             f", {one['begun']} begun" if one["begun"] else ""
         )
+        if faults[one["why_not"]] > 1:
+            state = "cannot be planned"  # why, is said once
         cost = "-" if one["why_not"] else duration_text([one["seconds"]]).split(" (")[0]
         lines.append(
             [one["row"], one["method"], one["column"], one["options"], one["streams"], one["seeds"], state, cost]
         )
     header = ["Row", "Method", "Column", "Options", "Streams", "Seeds", "State", "Missing takes"]
-    return Sheet(suite.title, header, lines, left=range(8)), values
+    notes = [] if failed_whole(cells) else unplanned(cells)  # else the error says it
+    return Sheet(suite.title, header, lines, left=range(8), notes=notes), values
 
 
 def suite_values(suite: Suite, cells: Sequence[PlannedCell], ledger: Sequence[Published]) -> list[dict[str, Any]]:

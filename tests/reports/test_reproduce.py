@@ -4,15 +4,17 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from clbench.data.sources import make_tasks
 from clbench.discovery import find_plugins
 from clbench.errors import ClbenchError
 from clbench.model.backbone import load_backbone
 from clbench.records.files import read_record
 from clbench.reports.published import read_ledger
-from clbench.reports.reproduce import cell_grid, cost_estimator, plan_sheet, plan_suite, published_cell
+from clbench.reports.reproduce import cell_grid, check_planned, cost_estimator, plan_sheet, plan_suite, published_cell
 from clbench.reports.suites import Column, Line, Suite, read_scales, read_suite, suite_names
 from clbench.running.opening import RunOpener
 from clbench.settings import Settings
@@ -113,6 +115,9 @@ def test_a_plan_lists_what_is_not_available_and_runs_nothing(clbench, tmp_path):
     assert "no record of this backbone tells" in clbench("reproduce", "table1", "--dry-run").output
     superni = json.loads(clbench("reproduce", "table3", "--dry-run", "--format", "json").output)
     assert {row["why_not"] for row in superni if row["method"] in known} == {"no superni data at --scale toy"}
+    shown = clbench("reproduce", "table3", "--dry-run")
+    assert shown.exit_code == 0
+    assert shown.output.endswith("\n6 of 6 cells cannot be planned: no superni data at --scale toy\n")
 
 
 def test_a_scale_sets_options_below_those_of_a_row(tmp_path):
@@ -152,6 +157,70 @@ def test_missing_runs_are_made_once_and_reused_between_suites(tiny_suite, tmp_pa
     other = json.loads(tiny_suite("table8", "--dry-run", "--format", "json").output)
     assert {one["row"]: one["done"] for one in other}["8 inner, 4 outer"] == 1  # the default is Table 7's run
     assert all(one["seconds"] > 0 for one in other if one["row"] != "8 inner, 4 outer")  # estimated from the records
+
+
+@pytest.mark.parametrize(
+    ("words", "cells", "why"),
+    [
+        (
+            ["table1", "--scale", "paper", "--data", "toy"],
+            32,
+            "no backbone 'google-t5/t5-large' (not 'mini', no local folder, ",
+        ),
+        (["table3", "--scale", "small", "--data", "nowhere"], 6, "no data 'nowhere': not 'toy' and not a folder"),
+    ],
+)
+def test_a_suite_of_which_an_error_leaves_nothing_is_one(clbench, monkeypatch, words, cells, why):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "none")
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", Mock(side_effect=OSError))
+    made = clbench("reproduce", *words)
+    assert (made.exit_code, made.stdout) == (2, "")
+    assert made.stderr.startswith(f"error: {cells} of {cells} cells cannot be planned: {why}")
+    shown = clbench("reproduce", *words, "--dry-run")
+    assert (shown.exit_code, shown.stderr) == (2, made.stderr)
+    assert shown.stdout.count("  cannot be planned  ") == cells
+    assert "missing\n" not in shown.stdout
+    values = clbench("reproduce", *words, "--dry-run", "--format", "json")
+    assert values.exit_code == 2
+    assert all(one["why_not"].startswith(why) for one in json.loads(values.stdout))
+
+
+def test_a_suite_of_which_an_error_leaves_a_part_is_none(tmp_path):
+    columns = [Column("toy", "agnews,yahoo", ["op"]), Column("none", "agnews", ["op"], settings={"data": "nowhere"})]
+    rows = [Line("a", "seqlora"), Line("b", "lorareplay"), Line("c", "seqlora", {"nix": 1}), Line("d", "unheard")]
+    suite, scale = Suite("mine", "Mine", "rkif", columns, rows), read_scales()["toy"]
+    cells = plan_suite(suite, scale, RunOpener(find_plugins(), tmp_path), {})
+    check_planned(cells)
+    sheet, values = plan_sheet(suite, scale, cells)
+    no_data, no_option = values[1]["why_not"], values[4]["why_not"]
+    assert no_data.startswith("no data 'nowhere'")
+    assert no_option.startswith("no option of method 'seqlora': 'nix'")
+    states = [
+        "0 of 1 done",
+        "cannot be planned",
+        "0 of 1 done",
+        "cannot be planned",
+        *["cannot be planned"] * 2,
+        *["not available"] * 2,
+    ]
+    assert [line[6] for line in sheet.lines] == states
+    assert sheet.notes == [f"2 of 8 cells cannot be planned: {why}" for why in (no_data, no_option, "not available")]
+
+
+def test_runs_on_the_same_data_are_opened_one_after_another(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("clbench.running.opening.KEPT", 1)
+    monkeypatch.setattr("clbench.running.opening.make_tasks", lambda *given: taken.append(given) or make_tasks(*given))
+    columns, rows = (
+        [Column(name, name, ["op"]) for name in ("agnews", "yahoo")],
+        [Line("a", "seqlora"), Line("b", "ewc")],
+    )
+    opener, seeds = RunOpener(find_plugins(), tmp_path), [1, 2, 3]
+    cells = plan_suite(Suite("mine", "Mine", "rkif", columns, rows), read_scales()["toy"], opener, {}, seeds)
+    assert [[(run.spec.stream, run.spec.seed) for run in cell.runs] for cell in cells] == 2 * [
+        [(stream, seed) for seed in seeds] for stream in ("agnews", "yahoo")
+    ]
+    assert len(taken) == 6
 
 
 def test_a_clbench_run_is_a_cell_of_the_suite(tiny_suite, tiny_run, clbench):
