@@ -116,10 +116,11 @@ def short_labels(series: Sequence[Series]) -> list[str]:
     named = [_name_and_options(one.label) for one in series]
     for number, (name, options) in enumerate(named):
         rivals = [set(others) for other, (of, others) in enumerate(named) if of == name and other != number]
+        if any(other.issuperset(options) for other in rivals):
+            continue
         some = (told for count in range(len(options) + 1) for told in combinations(options, count))
-        fewest = next((told for told in some if not any(other.issuperset(told) for other in rivals)), None)
-        if fewest is not None:
-            labels[number] = f"{name} ({', '.join(fewest)})" if fewest else name
+        fewest = next(told for told in some if not any(other.issuperset(told) for other in rivals))
+        labels[number] = f"{name} ({', '.join(fewest)})" if fewest else name
     return labels
 
 
