@@ -1,5 +1,6 @@
 """Decoder-only models: the Alpaca prompt, the loss of the answer alone, padding on the left, answers, soft prompts."""
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -136,7 +137,7 @@ DECODERS = {
 
 def new_decoder(kind: str, llama, device: str = "cpu", **chosen) -> Learner:
     """Return a learner without an adapter on a small random decoder, with the tiny LLaMA's tokenizer."""
-    config = DECODERS[kind]
+    config = deepcopy(DECODERS[kind])  # the model writes into it
     if kind != "gpt2":
         config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2})
     config.update({"vocab_size": 600, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
