@@ -272,6 +272,11 @@ def format_value(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def options_text(values: Mapping[str, Any]) -> str:
+    """Return options or settings as text, values as on the command line: 'base=lorareplay, frozen=none'."""
+    return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())
+
+
 def list_options(factory: Callable[..., Any]) -> dict[str, Option]:
     """Return the options of a method or settings class, in the order of its signature.
 

@@ -16,7 +16,7 @@ import msgspec
 
 from clbench.atomic import make_folder, write_atomically
 from clbench.errors import ClbenchError, unknown
-from clbench.options import format_value
+from clbench.options import format_value, options_text
 
 Values = dict[str, Any]
 TUNED_SETTINGS = (
@@ -118,7 +118,7 @@ def find_tuned(path: Path, method: str, options: Mapping[str, Any]) -> Tuned:
     given = {name: format_value(value) for name, value in options.items()}
     fitting = [one for one in of_method if texts(one.fixed).items() <= given.items()]
     if not fitting:
-        known = "; ".join(", ".join(f"{name}={value}" for name, value in texts(one.fixed).items()) for one in of_method)
+        known = "; ".join(options_text(one.fixed) for one in of_method)
         raise ClbenchError(f"tuned preset '{path}' has method '{method}' only with {known}")
     return max(fitting, key=lambda one: len(one.fixed))
 

@@ -29,7 +29,7 @@ from clbench.units import counted
 
 if TYPE_CHECKING:
     from clbench.records.record import Record
-    from clbench.reports.reproduce import PlannedCell
+    from clbench.reports.reproduce import PlannedCell, PlannedRun
     from clbench.reports.suites import Scale, Suite
     from clbench.running.opening import RunOpener
     from clbench.running.sweep import SweepRun
@@ -94,7 +94,7 @@ def reproduce(
         show_sheet(console, sheet, values, style)
     check_planned(cells)
     if dry_run:
-        _say_cost(console, cells, style)
+        _say_cost(console, cells, missing, style)
         return
     failures: Mapping[SweepRun, str] = {}
     if missing:
@@ -102,7 +102,7 @@ def reproduce(
         from clbench.running.sweep import SweepRun
         from clbench.running.worker import Setup
 
-        _say_cost(console, cells, style)
+        _say_cost(console, cells, missing, style)
         log_maps = any(run.log_maps for run in missing)
         setup = Setup(str(results), tuple(str(path) for path in plugins), log_maps=log_maps, logs=logs)
         runs = [SweepRun(run.spec, run.files) for run in missing[:most]]
@@ -151,10 +151,9 @@ def _readable(folder: Path) -> list[Record]:
     return found
 
 
-def _say_cost(console: Terminal, cells: list[PlannedCell], style: str) -> None:
-    from clbench.reports.reproduce import duration_text, missing_runs
+def _say_cost(console: Terminal, cells: list[PlannedCell], missing: list[PlannedRun], style: str) -> None:
+    from clbench.reports.reproduce import duration_text
 
-    missing = missing_runs(cells)
     if style != "table":
         return
     if missing:

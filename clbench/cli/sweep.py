@@ -27,6 +27,7 @@ from clbench.cli.parameters import (
 from clbench.cli.run import choose_streams, setting_options
 from clbench.errors import ClbenchError
 from clbench.grid import NEW_GRID, Grid, MethodAxes, read_grid
+from clbench.options import options_text
 from clbench.terminal import Terminal, json_text, say
 from clbench.units import counted
 
@@ -185,8 +186,6 @@ def _show_plan(console: Terminal, runs: Sequence[SweepRun], is_done: Any, style:
     if style == "json":
         say(json_text(values))
         return
-    from clbench.reports.leaderboard import options_text
-
     table = Table("Method", "Stream", "Seeds", "Runs", "Done", "Differs in", title="Dry run", title_justify="left")
     varying = _varying(runs)
     groups: dict[tuple[str, str, str], list[int]] = {}

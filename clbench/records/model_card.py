@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clbench.options import options_text
 from clbench.records.record import Record, default_settings
 from clbench.settings import NOT_RECIPE
 
@@ -68,7 +69,7 @@ def _header(facts: CardFacts) -> Iterator[str]:
 
 
 def _summary(record: Record, facts: CardFacts) -> Iterator[str]:
-    options = ", ".join(f"{name}={value}" for name, value in record.method.changed_options.items())
+    options = options_text(record.method.changed_options)
     defaults = default_settings()
     settings = ", ".join(
         f"{name}={value}"

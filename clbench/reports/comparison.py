@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clbench.errors import unknown
+from clbench.options import options_text
 from clbench.records.files import slug
 from clbench.records.record import Record
-from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, learning_rate, options_text
+from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, learning_rate
 from clbench.reports.published import Published
 from clbench.reports.tables import Sheet
 

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from clbench.errors import ClbenchError, unknown
-from clbench.options import format_value
+from clbench.options import options_text
 from clbench.records.files import slug
 from clbench.records.record import Record, default_settings
 from clbench.records.summary import COSTS, measure_of
@@ -260,11 +260,6 @@ def changed_options(record: Record, varied: Set[tuple[str, str]] = frozenset()) 
 def rounded(value: Any) -> Any:
     """Return a number that a search came upon with three digits, anything else as it is."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
-def options_text(options: Mapping[str, Any]) -> str:
-    """Return options as text, values as on the command line: 'base=lorareplay, frozen=none'."""
-    return ", ".join(f"{name}={format_value(value)}" for name, value in options.items())
 
 
 def recipe_text(record: Record, varied: Sequence[str] = ()) -> str:

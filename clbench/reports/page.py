@@ -16,10 +16,11 @@ from typing import Any
 
 from clbench import __version__
 from clbench.errors import ClbenchError
+from clbench.options import options_text
 from clbench.records.files import RunFiles, read_records
 from clbench.records.record import Record
 from clbench.reports.comparison import compare_rows, compare_sheet
-from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, make_rows, options_text, pivot
+from clbench.reports.leaderboard import STREAM_TITLES, Row, format_score, make_rows, pivot
 from clbench.reports.plots.kinds import draw_untitled, has_matplotlib, page_svg, title_of
 from clbench.reports.plots.series import Series, subject
 from clbench.reports.published import Published

@@ -15,12 +15,13 @@ from clbench.discovery import PRINTED, Plugins
 from clbench.errors import ClbenchError
 from clbench.grid import Grid, MethodAxes
 from clbench.names import match
+from clbench.options import options_text
 from clbench.records.files import RunFiles, readable_records, slug
 from clbench.records.metrics import cells_to_evaluate
 from clbench.records.record import Record
 from clbench.records.summary import measure_of
 from clbench.reports.comparison import differences
-from clbench.reports.leaderboard import format_score, make_rows, options_text, recipe_text
+from clbench.reports.leaderboard import format_score, make_rows, recipe_text
 from clbench.reports.plots.series import Series
 from clbench.reports.published import Published
 from clbench.reports.suites import DRAWS_MAPS, MEASURES, Column, Line, Scale, Suite

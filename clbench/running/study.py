@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from clbench.discovery import Method
 from clbench.errors import ClbenchError
-from clbench.options import Option, Search
+from clbench.options import Option, Search, options_text
 from clbench.records.files import RunFiles, slug
 from clbench.running.opening import RunOpener
 from clbench.settings import list_settings
@@ -41,7 +41,7 @@ class StudySpec(RunSpec):
         return hash((super().__hash__(), self.seeds, self.trials, self.objective, self.output, self.share))
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name}={value}" for name, value in self.fixed)
+        given = options_text(dict(self.fixed))
         return f"tune {self.method}{f' ({given})' if given else ''} on {self.place}"
 
     @property

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from clbench.errors import ClbenchError
+from clbench.options import options_text
 from clbench.reports.plots.style import CHARACTER, SMALL, new_figure, style
 from clbench.tuned import Trial, Tuned
 
@@ -44,7 +45,7 @@ def draw_trials(found: Sequence[Tuned]) -> Figure:
 
 
 def _draw_scores(axes: Axes, one: Tuned) -> None:
-    given = ", ".join(f"{name}={value}" for name, value in one.fixed.items())
+    given = options_text(one.fixed)
     axes.set_title(f"{one.method}{f' ({given})' if given else ''}: {one.note}")
     axes.set_ylabel(f"{one.budget.objective} (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
